@@ -1,0 +1,5 @@
+"""The command line: train, eval, methods, schema, init, report."""
+
+from guerdon.cli.main import app
+
+__all__ = ["app"]

@@ -1,0 +1,170 @@
+"""guerdon train · eval · methods · schema · init · report."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from guerdon import __version__
+from guerdon.errors import GuerdonError
+
+app = typer.Typer(
+    name="guerdon",
+    help="Train language, flow and control policies with RL when the reward is sparse, noisy, multi-part or hackable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: --set training.steps=10")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+RunFolderPath = Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")]
+
+
+def _plain_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Print guerdon's own errors and warnings without a traceback; exit 1, or 130 when interrupted."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        warnings.showwarning = _show_warning
+        try:
+            command(*args, **kwargs)
+        except GuerdonError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _console.print("interrupted")
+            raise typer.Exit(130) from None
+
+    return guarded
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **kwargs: Any) -> None:
+    if issubclass(category, UserWarning):
+        _console.print(f"warning: {message}", markup=False, style="yellow")
+
+
+def _fail(message: str) -> NoReturn:
+    _console.print(f"error: {message}", markup=False, style="bold red")
+    raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Train language, flow and control policies with RL when the reward is sparse, noisy, multi-part or hackable."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+@_plain_errors
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML.")] = None,
+    set_: Set = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run of the same name.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train by a recipe, or continue a run exactly where its last checkpoint left it."""
+    from guerdon.cli.show import show_result
+    from guerdon.monitor.progress import Progress
+    from guerdon.training import loop
+
+    if (recipe is None) == (resume is None):
+        _fail("give a recipe to train, or --resume and a run's folder to continue")
+    progress = Progress(quiet=quiet)
+    if resume is not None:
+        if set_:
+            _fail("--set cannot change a run that is resumed; its recipe is in its folder")
+        result = loop.resume(resume, progress=progress)
+    else:
+        assert recipe is not None
+        result = loop.train(recipe, set_ or [], overwrite=overwrite, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict()))
+    if not quiet:
+        show_result(result, _console)
+    if result.status == "interrupted":
+        raise typer.Exit(130)
+
+
+@app.command("eval")
+@_plain_errors
+def evaluate(
+    run: RunFolderPath,
+    problems: Annotated[int | None, typer.Option(help="Held-out problems; the recipe's number by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run's newest checkpoint on held-out problems."""
+    from guerdon.cli.show import show_metrics
+    from guerdon.training.inspect import evaluate_run
+
+    metrics, step = evaluate_run(run, problems=problems)
+    if as_json:
+        typer.echo(json.dumps({"run": str(run), "steps": step, "eval": metrics}))
+    else:
+        show_metrics(f"{run} after {step} steps", metrics)
+
+
+@app.command()
+@_plain_errors
+def methods(
+    stage: Annotated[str | None, typer.Argument(help="Only this stage, such as credit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List every registered method by stage: what it does, the fields it reads, its options and its paper."""
+    from guerdon.cli.show import method_rows, show_methods
+
+    rows = method_rows(stage)
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        show_methods(rows)
+
+
+@app.command()
+@_plain_errors
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors to complete and check."""
+    from guerdon.recipe import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))
+
+
+@app.command()
+@_plain_errors
+def init(
+    kind: Annotated[str, typer.Argument(help="language, dataset, flow or control")],
+    path: Annotated[Path | None, typer.Argument(help="File to write; KIND.yaml by default.")] = None,
+) -> None:
+    """Write a commented recipe to start from."""
+    from guerdon.cli.starters import write_starter
+
+    written = write_starter(kind, path or Path(f"{kind}.yaml"))
+    typer.echo(f"wrote {written}; train it with: guerdon train {written}")
+
+
+@app.command()
+@_plain_errors
+def report(run: RunFolderPath) -> None:
+    """Write a run's report, one self-contained HTML file."""
+    from guerdon.monitor.report import write_report
+
+    typer.echo(str(write_report(run)))
+
+
+def run_app() -> None:
+    """Entry point that keeps the working directory importable, so that recipes can name the user's own modules."""
+    sys.path.insert(0, "")
+    app()

@@ -1,0 +1,38 @@
+"""Who gets the credit: methods that turn rewards into an advantage for every action."""
+
+from guerdon.credit.baseline import opo, remax
+from guerdon.credit.group import dr_grpo, gpg, grpo, reinforce_pp, reinforce_pp_baseline, rloo
+from guerdon.credit.grouping import (
+    Grouped,
+    Singleton,
+    center,
+    group_mean,
+    group_std,
+    grouped,
+    leave_one_out_mean,
+    per_action,
+    whiten,
+)
+from guerdon.credit.step import GAE, gae
+
+__all__ = [
+    "GAE",
+    "Grouped",
+    "Singleton",
+    "center",
+    "dr_grpo",
+    "gae",
+    "gpg",
+    "group_mean",
+    "group_std",
+    "grouped",
+    "grpo",
+    "leave_one_out_mean",
+    "opo",
+    "per_action",
+    "reinforce_pp",
+    "reinforce_pp_baseline",
+    "remax",
+    "rloo",
+    "whiten",
+]

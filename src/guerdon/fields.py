@@ -1,0 +1,60 @@
+"""The canonical names of the data that flow between stages, and how a recipe comes to have each of them.
+
+Add to this table; never rename. N trajectories, T actions, M turns, K components, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Field(NamedTuple):
+    """One canonical datum: its shape and meaning, and what to change in a recipe that lacks it."""
+
+    shape: str
+    meaning: str
+    remedy: str
+
+
+_ALWAYS = "every sampler supplies it"
+_LANGUAGE = "use a language policy ('tiny_lm' or 'causal_lm')"
+_CRITIC = "use policy 'control', or set 'policy.value_head: true' on a language policy"
+_LOOP = "it exists only while an objective or term is evaluated; use it in 'objective' or 'terms'"
+_MULTI_TURN = "use a multi-turn task"
+
+FIELDS: dict[str, Field] = {
+    "group": Field("(N,)", "key of the group (same start) a trajectory belongs to", _ALWAYS),
+    "task_id": Field("(N,)", "stable identity of the problem", _ALWAYS),
+    "mask": Field("(N,T)", "true where the policy acted", _ALWAYS),
+    "turn": Field("(N,T)", "turn of each action, -1 off actions", _ALWAYS),
+    "length": Field("(N,)", "number of actions", _ALWAYS),
+    "done": Field("(N,)", "the episode ended by itself", _ALWAYS),
+    "truncated": Field("(N,)", "the episode was cut", _ALWAYS),
+    "old_logp": Field("(N,T)", "log-probability of each action when it was sampled", _ALWAYS),
+    "entropy": Field("(N,T)", "entropy of the policy at each action, in nats", _LOOP),
+    "logp": Field("(N,T)", "log-probability of each action now, differentiable", _LOOP),
+    "ref_logp": Field("(N,T)", "log-probability of each action under the reference snapshot", _LOOP),
+    "values": Field("(N,T)", "critic's value of the state before each action, as sampled", _CRITIC),
+    "bootstrap": Field("(N,)", "critic's value of the state after the last action; 0 where done", _CRITIC),
+    "value_prediction": Field("(N,T)", "critic's value now, differentiable", _CRITIC),
+    "returns": Field("(N,T)", "target of the critic", "use a credit that estimates returns ('gae')"),
+    "reward": Field("(N,)", "shaped outcome", "list at least one reward under 'rewards'"),
+    "components": Field("(N,K)", "raw trajectory rewards, one column each", "list at least one reward under 'rewards'"),
+    "component_names": Field("K strings", "names of the columns of components", "list at least one reward"),
+    "component_weights": Field("(K,)", "weights of the columns of components", "list at least one reward"),
+    "dense": Field("(N,T)", "reward of each action; sums to reward over actions", "list at least one reward"),
+    "turn_reward": Field("(N,M)", "reward of each turn", _MULTI_TURN),
+    "state_key": Field("(N,M)", "identity of the state each turn started from", _MULTI_TURN),
+    "greedy_reward": Field(
+        "(N,)", "reward of one greedy trajectory from the same start", "the loop draws it on demand"
+    ),
+    "advantage": Field("(N,T)", "credit of each action", "name a method under 'credit'"),
+    "tokens": Field("(N,T)", "token of each action", _LANGUAGE),
+    "text": Field("N strings", "what the policy wrote", _LANGUAGE),
+    "prompt": Field("N strings", "what the policy was asked", _LANGUAGE),
+    "answer": Field("N objects", "the reference answer of the problem", "use a task whose problems carry answers"),
+    "metadata": Field("N mappings", "what the task knows of the problem", _ALWAYS),
+    "payload": Field("tensordict", "the policy's own material: latents, observations, prompt tokens", _ALWAYS),
+    "version": Field("(N,)", "which weights acted", _ALWAYS),
+    "step": Field("scalar", "training step", _ALWAYS),
+}

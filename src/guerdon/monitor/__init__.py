@@ -1,0 +1,1 @@
+"""Sees everything, changes nothing: metrics and alarms, progress, loggers, the report."""

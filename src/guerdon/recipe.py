@@ -1,0 +1,311 @@
+"""The typed, validated description of a run: YAML in, errors that name the fix, JSON schema out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from guerdon import registry
+from guerdon.errors import RecipeError, nearest
+from guerdon.registry import explain
+
+
+class Section(BaseModel):
+    """A part of a recipe that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class MethodSpec(BaseModel):
+    """A method by name, import path or callable, with its options beside the name."""
+
+    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True, protected_namespaces=())
+
+    name: str | Callable[..., Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) or callable(value) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What stands beside the name (and beside a subclass's own keys)."""
+        return dict(self.model_extra or {})
+
+
+class RewardSpec(MethodSpec):
+    """A reward: a method, and how its component is used."""
+
+    label: str | None = Field(default=None, description="name of the component; the method's own by default")
+    weight: float = Field(default=1.0, description="factor of the component in the weighted sum")
+    watch: bool = Field(default=False, description="scored and shown, never optimised")
+    on_fault: Literal["drop", "floor", "stop"] = Field(
+        default="drop", description="what becomes of a sample whose call failed"
+    )
+    floor: float = Field(default=0.0, description="value of a faulted sample under on_fault: floor")
+
+
+class WarmStart(Section):
+    """Supervised steps on the task's own answers before RL."""
+
+    steps: int = Field(ge=1, description="number of supervised updates")
+    batch: int = Field(default=64, ge=1, description="problems per update")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate; warm-up then cosine to a tenth")
+    warmup: int = Field(default=20, ge=0, description="updates of linear warm-up")
+    carry_over: bool = Field(default=True, description="keep the optimiser's moments for RL")
+
+
+class SamplingSpec(BaseModel):
+    """How many trajectories a step draws; further keys go to the policy's sampler."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompts: int = Field(default=16, ge=1, description="starts per step")
+    group_size: int = Field(default=8, ge=1, description="trajectories per start")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the policy's sampler."""
+        return dict(self.model_extra or {})
+
+
+class OptimizerSpec(Section):
+    """AdamW and its schedule."""
+
+    lr: float = Field(default=1e-4, gt=0, description="peak learning rate")
+    warmup: int = Field(default=0, ge=0, description="steps of linear warm-up")
+    schedule: Literal["constant", "linear", "cosine"] = Field(default="constant", description="shape after the warm-up")
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    grad_clip: float | None = Field(default=1.0, gt=0, description="largest global gradient norm")
+
+
+class TrainingSpec(Section):
+    """How long to train and how a batch becomes updates."""
+
+    steps: int = Field(default=100, ge=0, description="batches to draw and learn from")
+    epochs: int = Field(default=1, ge=1, description="passes over each batch")
+    minibatches: int = Field(default=1, ge=1, description="updates per pass")
+    minibatch_by: Literal["trajectory", "action"] = Field(
+        default="trajectory", description="what a minibatch is made of; single actions only where the policy allows it"
+    )
+
+
+class EvaluationSpec(Section):
+    """Held-out evaluation before, during and after training."""
+
+    every: int = Field(default=0, ge=0, description="steps between evaluations; 0 evaluates before and after only")
+    problems: int = Field(default=256, ge=1, description="held-out problems")
+    batch: int = Field(default=512, ge=1, description="problems sampled at once")
+
+
+class CheckpointSpec(Section):
+    """When to save."""
+
+    every: int = Field(default=20, ge=1, description="steps between checkpoints; the last step is always saved")
+    keep: int = Field(default=2, ge=1, description="how many to keep")
+
+
+class LoggingSpec(Section):
+    """What is recorded besides the metrics."""
+
+    rollouts_every: int = Field(default=10, ge=0, description="steps between saved rollouts; 0 saves none")
+    loggers: list[MethodSpec] = Field(default_factory=list, description="tensorboard, wandb, mlflow")
+
+
+class Recipe(Section):
+    """A run from problems to weights."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run's folder")
+    seed: int = Field(default=0, ge=0, description="every random draw of the run derives from it")
+    runs_dir: str = Field(default="runs", description="where run folders are made")
+    task: MethodSpec
+    policy: MethodSpec
+    warm_start: WarmStart | None = None
+    sampling: SamplingSpec = Field(default_factory=SamplingSpec)
+    rewards: list[RewardSpec] = Field(default_factory=lambda: [RewardSpec(name="task")], min_length=1)
+    shaping: list[MethodSpec] = Field(default_factory=list)
+    credit: MethodSpec = Field(default_factory=lambda: MethodSpec(name="grpo"))
+    objective: MethodSpec = Field(default_factory=lambda: MethodSpec(name="ppo_clip"))
+    terms: list[MethodSpec] = Field(default_factory=list)
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
+    checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
+    logging: LoggingSpec = Field(default_factory=LoggingSpec)
+
+    def to_yaml(self) -> str:
+        """The resolved recipe; callables appear by import path."""
+        return yaml.safe_dump(_plain(self.model_dump()), sort_keys=False, allow_unicode=True, width=100)
+
+
+def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe from a YAML file, a mapping or a Recipe, and apply ``a.b=c`` overrides.
+
+    Raises:
+        RecipeError: for a missing file, unparsable YAML, an unknown key (with the nearest known name), a wrong
+            type, or an override that does not parse.
+    """
+    overrides = list(overrides)
+    if isinstance(source, Recipe):
+        if not overrides:
+            return source
+        data: dict[str, Any] = source.model_dump()
+    elif isinstance(source, Mapping):
+        data = copy.deepcopy(dict(source))
+    else:
+        data = _read(Path(source))
+    for override in overrides:
+        _apply(data, override)
+    _refuse_unknown_keys(data, Recipe, "")
+    try:
+        return Recipe.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise RecipeError(f"recipe: {explain(error)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise RecipeError(f"no recipe file '{path}'{nearest(str(path), siblings)}")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe '{path}' is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"recipe '{path}' holds {type(data).__name__}, want a mapping of sections")
+    return data
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one dotted key; list items by index; a bare method name becomes a mapping when an option is set."""
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise RecipeError(f"--set '{override}' is not of the form a.b=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set '{override}': the value is not valid YAML: {error}") from None
+    node: Any = data
+    keys = path.split(".")
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        where = ".".join(keys[: depth + 1])
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise RecipeError(f"--set '{override}': '{where}' is not an item; the list has {len(node)} items")
+            index: Any = int(key)
+        else:
+            index = key
+            if not last and node.get(index) is None:
+                node[index] = _default(key) if depth == 0 else {}
+        if last:
+            node[index] = value
+            return
+        if isinstance(node[index], str):
+            node[index] = {"name": node[index]}
+        if not isinstance(node[index], dict | list):
+            raise RecipeError(f"--set '{override}': '{where}' is {node[index]!r}, which has no keys")
+        node = node[index]
+
+
+def _default(key: str) -> Any:
+    """What an absent top-level key stands for, in the form a recipe would write it."""
+    if key not in Recipe.model_fields:
+        return {}
+    default = Recipe.model_fields[key].get_default(call_default_factory=True)  # type: ignore[call-arg]
+    if isinstance(default, list):
+        return [item.model_dump(exclude_defaults=True) for item in default]
+    return default.model_dump(exclude_defaults=True) if isinstance(default, BaseModel) else {}
+
+
+def _refuse_unknown_keys(data: Mapping[str, Any], model: type[BaseModel], where: str) -> None:
+    for key, value in data.items():
+        if key not in model.model_fields:
+            known = [f"{where}{name}" for name in model.model_fields]
+            raise RecipeError(f"recipe has no key '{where}{key}'{nearest(f'{where}{key}', known)}")
+        section = _section_of(model, key)
+        if section is not None and isinstance(value, Mapping):
+            _refuse_unknown_keys(value, section, f"{where}{key}.")
+
+
+def _section_of(model: type[BaseModel], key: str) -> type[Section] | None:
+    annotation = model.model_fields[key].annotation
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if callable(value):
+        return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__name__)}"
+    return value
+
+
+# JSON schema ----------------------------------------------------------------------------------------------
+
+_STAGE_OF = {"task": "task", "policy": "policy", "credit": "credit", "objective": "objective"}
+_STAGE_OF_ITEMS = {"rewards": "reward", "shaping": "shaping", "terms": "term"}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema of a recipe, with the options of every registered method, for editors to complete and check."""
+    schema = Recipe.model_json_schema()
+    definitions = schema["$defs"]
+    for key, stage in _STAGE_OF.items():
+        schema["properties"][key] = _method_schema(stage, definitions, {})
+    for key, stage in _STAGE_OF_ITEMS.items():
+        shared = RewardSpec.model_json_schema()["properties"] if key == "rewards" else {}
+        shared.pop("name", None)
+        schema["properties"][key] = {"type": "array", "items": _method_schema(stage, definitions, shared)}
+    loggers = definitions["LoggingSpec"]["properties"]["loggers"]
+    loggers["items"] = _method_schema("logger", definitions, {})
+    for unused in ("MethodSpec", "RewardSpec"):
+        definitions.pop(unused, None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "guerdon recipe"}
+
+
+def _method_schema(stage: str, definitions: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+    methods = registry.methods(stage)
+    names = [m.name for m in methods] + (["task"] if stage == "reward" else [])
+    variants: list[dict[str, Any]] = [
+        {"type": "string", "enum": names},
+        {"type": "string", "pattern": ":", "description": "import path: package.module:function or file.py:function"},
+    ]
+    for method in methods:
+        options = method.options.model_json_schema(mode="validation", schema_generator=_Lenient)
+        definitions.update(options.pop("$defs", {}))
+        properties = {"name": {"const": method.name, "description": method.summary}}
+        properties |= options.get("properties", {}) | shared
+        variants.append(
+            {
+                "type": "object",
+                "title": method.name,
+                "properties": properties,
+                "required": ["name", *options.get("required", [])],
+                "additionalProperties": False,
+            }
+        )
+    pattern = {"const": "task"} if stage == "reward" else {"pattern": ":"}
+    variants.append({"type": "object", "properties": {"name": pattern}, "required": ["name"]})
+    return {"anyOf": variants}
+
+
+class _Lenient(pydantic.json_schema.GenerateJsonSchema):
+    """Describes what JSON cannot express (callables, tensors) as anything."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,191 @@
+"""Rollouts: the one batch that flows through every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorClass, TensorDict
+from torch import Tensor
+
+
+class Rollouts(TensorClass["shadow"]):  # "values" shadows the mapping method; the field's standard name wins
+    """N trajectories of at most T actions, right-padded along T; selecting, moving and saving are the container's.
+
+    ``rewards`` holds raw components by name: (N,) per trajectory, (N,M) per turn or (N,T) per action. ``watch``
+    holds rewards that are scored but never optimised. ``payload`` is opaque to every stage but the policy that
+    wrote it. Meanings and shapes of all fields: ``guerdon.fields.FIELDS``.
+    """
+
+    group: Tensor
+    task_id: Tensor
+    mask: Tensor
+    old_logp: Tensor
+    turn: Tensor
+    done: Tensor
+    truncated: Tensor
+    version: Tensor
+    rewards: TensorDict
+    watch: TensorDict
+    payload: TensorDict
+    entropy: Tensor | None = None
+    ref_logp: Tensor | None = None
+    values: Tensor | None = None  # type: ignore[assignment]
+    bootstrap: Tensor | None = None
+    returns: Tensor | None = None
+    reward: Tensor | None = None
+    greedy_reward: Tensor | None = None
+    advantage: Tensor | None = None
+    tokens: Tensor | None = None
+    state_key: Tensor | None = None
+    marks: TensorDict | None = None
+    parent: Tensor | None = None
+    branch_at: Tensor | None = None
+    prompt: list[str] | None = None
+    text: list[str] | None = None
+    answer: list[Any] | None = None
+    metadata: list[Any] | None = None
+
+
+def make_rollouts(
+    group: Tensor,
+    task_id: Tensor,
+    mask: Tensor,
+    old_logp: Tensor,
+    *,
+    done: Tensor,
+    truncated: Tensor,
+    payload: Mapping[str, Tensor],
+    turn: Tensor | None = None,
+    version: int = 0,
+    **fields: Any,
+) -> Rollouts:
+    """Build a single-turn batch from what a sampler knows; rewards start empty.
+
+    Args:
+        group, task_id: (N,) int64.
+        mask: (N,T) bool, true where the policy acted.
+        old_logp: (N,T) float; set to 0 off the mask.
+        done, truncated: (N,) bool.
+        payload: the policy's own tensors, each with leading dimension N.
+        turn: (N,T) int64; 0 on actions and -1 elsewhere by default.
+        version: step of the weights that acted.
+        fields: any further field of ``Rollouts``.
+    """
+    n = mask.shape[0]
+    if turn is None:
+        turn = torch.where(mask, 0, -1)
+    return Rollouts(
+        group=group,
+        task_id=task_id,
+        mask=mask,
+        old_logp=old_logp.masked_fill(~mask, 0.0),
+        turn=turn,
+        done=done,
+        truncated=truncated,
+        version=torch.full((n,), version, dtype=torch.int64),
+        rewards=fields.pop("rewards", TensorDict({}, [n])),
+        watch=fields.pop("watch", TensorDict({}, [n])),
+        payload=TensorDict(dict(payload), [n]),
+        batch_size=[n],
+        **fields,
+    )
+
+
+def pad_actions(x: Tensor, actions: int, value: float | bool = 0) -> Tensor:
+    """Right-pad the second dimension of ``x`` to ``actions``."""
+    missing = actions - x.shape[1]
+    if missing <= 0:
+        return x
+    filler = torch.full((x.shape[0], missing, *x.shape[2:]), value, dtype=x.dtype, device=x.device)
+    return torch.cat([x, filler], dim=1)
+
+
+def at_last_action(x: Tensor, mask: Tensor) -> Tensor:
+    """Place one number per trajectory (N,) at its last action: (N,T), zero elsewhere and where nothing was done."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, positions, -1).amax(dim=1, keepdim=True)
+    return torch.where((positions == last) & mask, x.unsqueeze(1), torch.zeros((), dtype=x.dtype))
+
+
+class Fields(Mapping[str, Any]):
+    """Read-only view of a batch under canonical names, with the derived fields filled in on demand.
+
+    ``length``, ``components`` (per-turn and per-action rewards summed) and ``dense`` are derived from the batch;
+    ``extra`` adds or overrides fields (``logp``, ``step``, ``component_names``, ...).
+    """
+
+    def __init__(self, rollouts: Rollouts, **extra: Any) -> None:
+        self._rollouts = rollouts
+        self._extra = extra
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._extra:
+            return self._extra[name]
+        derive = _DERIVED.get(name)
+        value = derive(self) if derive else getattr(self._rollouts, name, None) if name in _STORED else None
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self[name]  # type: ignore[index]
+        except KeyError:
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(n for n in (*self._extra, *_DERIVED, *_STORED) if n in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def rollouts(self) -> Rollouts:
+        return self._rollouts
+
+
+_STORED = frozenset(Rollouts.__annotations__) - {"rewards", "watch"}
+
+
+def _length(fields: Fields) -> Tensor:
+    return fields.rollouts.mask.sum(dim=1)
+
+
+def _component_names(fields: Fields) -> tuple[str, ...]:
+    return tuple(fields.rollouts.rewards.keys())
+
+
+def _components(fields: Fields) -> Tensor | None:
+    names: Sequence[str] = fields["component_names"]
+    if not names:
+        return None
+    columns = [fields.rollouts.rewards[name] for name in names]
+    return torch.stack([c if c.ndim == 1 else c.sum(dim=1) for c in columns], dim=1)
+
+
+def _dense(fields: Fields) -> Tensor | None:
+    """Weighted per-action rewards, and what they leave of the shaped outcome at the last action."""
+    reward = fields.rollouts.reward
+    if reward is None:
+        return None
+    mask = fields.rollouts.mask
+    per_action = torch.zeros_like(fields.rollouts.old_logp)
+    names: Sequence[str] = fields["component_names"]
+    weights: Tensor | None = fields.get("component_weights")
+    for k, name in enumerate(names):
+        column = fields.rollouts.rewards[name]
+        if column.shape == mask.shape:
+            weight = 1.0 if weights is None else weights[k]
+            per_action = per_action + weight * column.masked_fill(~mask, 0.0)
+    return per_action + at_last_action(reward - per_action.sum(dim=1), mask)
+
+
+_DERIVED = {
+    "length": _length,
+    "component_names": _component_names,
+    "components": _components,
+    "dense": _dense,
+}

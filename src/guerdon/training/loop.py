@@ -1,0 +1,202 @@
+"""The training loop: task, sampling, rewards, shaping, credit, objective, update, in that order.
+
+    task ─▶ sampling ─▶ rewards ─▶ shaping ─▶ credit ─▶ objective ─▶ update
+
+Raw components are stored before anything shapes them, and shaped before anything turns them into credit. Which
+function stands at each stage is the plan's business; there are no flags per method here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guerdon.errors import RewardError
+from guerdon.monitor.alarms import batch_metrics
+from guerdon.monitor.progress import Progress
+from guerdon.monitor.report import write_report
+from guerdon.recipe import Recipe, load_recipe
+from guerdon.rewards.base import Fault, drop_faulted, score
+from guerdon.rollouts import Fields, Rollouts
+from guerdon.seeding import derive
+from guerdon.tasks.base import Starts
+from guerdon.training.optim import scheduled
+from guerdon.training.plan import Plan
+from guerdon.training.run import Result, Run
+from guerdon.training.update import update
+from guerdon.training.warm_start import warm_start
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Iterable[str] = (),
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Train by a recipe, and return how the run ended.
+
+    Args:
+        recipe: a YAML file, a mapping, or a Recipe; methods may be names, import paths or callables.
+        overrides: ``a.b=c`` settings that win over the recipe.
+        overwrite: replace an earlier run of the same name.
+        progress: how to show progress; on standard error by default.
+
+    Raises:
+        RecipeError: before any compute, for whatever the recipe gets wrong.
+    """
+    return _train(Run.start(load_recipe(recipe, overrides), overwrite=overwrite, progress=progress))
+
+
+def resume(path: str | Path, *, recipe: Recipe | None = None, progress: Progress | None = None) -> Result:
+    """Continue a run from its newest sound checkpoint, exactly as if it had never stopped."""
+    return _train(Run.resume(path, recipe=recipe, progress=progress))
+
+
+def _train(run: Run) -> Result:
+    steps = run.recipe.training.steps
+    if not run.restored:
+        _begin(run)
+    with run:
+        run.progress.start(steps, "training", done=run.step)
+        while run.step < steps and not run.interrupted:
+            metrics = training_step(run, run.step)
+            every = run.recipe.evaluation.every
+            if every and (run.step + 1) % every == 0 and run.step + 1 < steps:
+                metrics |= {f"eval/{key}": value for key, value in run.evaluate().items()}
+            run.log(run.step, metrics)
+            run.progress.step(run.step, metrics)
+            run.step += 1
+            if run.step % run.recipe.checkpoint.every == 0 or run.step == steps or run.interrupted:
+                run.save()
+    if not run.interrupted:
+        run.evaluations["after"] = run.evaluate()
+    result = run.result()
+    run.folder.write_summary(result.to_dict())
+    write_report(run.folder.path)
+    return result
+
+
+def _begin(run: Run) -> None:
+    """Warm start, the reference snapshot, the evaluation before training, and checkpoint 0."""
+    if run.recipe.warm_start is not None:
+        warm_start(
+            run.policy, run.task, run.optimizer, run.recipe.warm_start, seed=run.recipe.seed, progress=run.progress
+        )
+    if "ref_logp" in run.plan.needs:
+        run.policy.snapshot("ref")
+    run.evaluations["before"] = run.evaluate()
+    run.save()
+
+
+def training_step(run: Run, step: int) -> dict[str, float]:
+    """One batch, from problems to new weights; return its metrics."""
+    recipe, plan, seed = run.recipe, run.plan, run.recipe.seed
+    began = time.perf_counter()
+
+    problems = run.task.train_batch(recipe.sampling.prompts, derive(seed, step, "problems"))
+    starts = Starts.repeat(problems, recipe.sampling.group_size, version=step)
+    with torch.no_grad():
+        rollouts = run.policy.sample(starts, run.sampling, seed=derive(seed, step, "sample"))
+    sampled = time.perf_counter()
+
+    scored, faults = score(rollouts, run.rewards, step)
+    rollouts = drop_faulted(scored, run.rewards, faults)
+    if not len(rollouts):
+        return _nothing_left(run, step, scored, faults)
+    rollouts = shape(plan, rollouts, step)
+    graded = time.perf_counter()
+
+    rollouts = annotate(run, rollouts, starts, step)
+    rollouts, credit_stats = assign_credit(plan, rollouts, step)
+    lr = scheduled(
+        recipe.optimizer.lr,
+        step,
+        recipe.training.steps,
+        warmup=recipe.optimizer.warmup,
+        schedule=recipe.optimizer.schedule,
+    )
+    stats = update(plan, run.policy, run.optimizer, rollouts, step=step, lr=lr)
+    updated = time.perf_counter()
+
+    every = recipe.logging.rollouts_every
+    if every and (step % every == 0 or step + 1 == recipe.training.steps):
+        run.folder.write_rollouts(
+            step, rollouts, faults=faults, scored=scored, token_text=run.policy.token_text(scored)
+        )
+    actions = int(scored.mask.sum())
+    return {
+        **batch_metrics(rollouts),
+        **credit_stats,
+        **stats,
+        "faults": float(len(faults)),
+        "seconds/sample": sampled - began,
+        "seconds/reward": graded - sampled,
+        "seconds/update": updated - graded,
+        "actions_per_second": actions / (updated - began),
+    }
+
+
+def shape(plan: Plan, rollouts: Rollouts, step: int) -> Rollouts:
+    """Run the shaping methods in order; the last to give ``reward`` decides the outcome."""
+    for bound in plan.shaping:
+        outcome = bound(_fields(plan, rollouts, step))
+        for name, value in outcome.fields.items():
+            setattr(rollouts, name, value)
+    return rollouts
+
+
+def assign_credit(plan: Plan, rollouts: Rollouts, step: int) -> tuple[Rollouts, dict[str, float]]:
+    """Turn shaped outcomes into the credit of each action; (N,) credit is spread over the trajectory's actions."""
+    outcome = plan.credit(_fields(plan, rollouts, step))
+    for name, value in outcome.fields.items():
+        spread = value.unsqueeze(1) * rollouts.mask if value.ndim == 1 else value
+        setattr(rollouts, name, spread)
+    return rollouts, {f"credit/{key}": float(value) for key, value in outcome.stats.items()}
+
+
+def annotate(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> Rollouts:
+    """Add the costly fields that some method of the plan asked for."""
+    needs = run.plan.needs
+    with torch.no_grad():
+        if "values" in needs and rollouts.values is None:
+            rollouts.values = run.policy.evaluate(rollouts).value_prediction
+        if "ref_logp" in needs:
+            with run.policy.using("ref"):
+                rollouts.ref_logp = run.policy.evaluate(rollouts).logp
+        if "greedy_reward" in needs:
+            rollouts.greedy_reward = _greedy_reward(run, rollouts, starts, step)
+    return rollouts
+
+
+def _greedy_reward(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> torch.Tensor:
+    """Shaped reward (N,) of one greedy trajectory from each trajectory's start; a fault counts as the floor."""
+    firsts: dict[int, int] = {}
+    for row, group in enumerate(starts.group.tolist()):
+        firsts.setdefault(group, row)
+    once = Starts([starts.problems[row] for row in firsts.values()], torch.tensor(list(firsts)), starts.version)
+    greedy = run.policy.sample(once, run.sampling, seed=derive(run.recipe.seed, step, "greedy"), greedy=True)
+    lenient = [replace(r, on_fault="floor") for r in run.rewards if not r.watch]
+    greedy, _ = score(greedy, lenient, step)
+    of_group = dict(zip(firsts, shape(run.plan, greedy, step).reward.tolist(), strict=True))  # type: ignore[union-attr]
+    return torch.tensor([of_group[group] for group in rollouts.group.tolist()])
+
+
+def _fields(plan: Plan, rollouts: Rollouts, step: int) -> Fields:
+    names = tuple(r.name for r in plan.optimised)
+    return Fields(rollouts, step=step, component_names=names, component_weights=plan.weights)
+
+
+def _nothing_left(run: Run, step: int, scored: Rollouts, faults: list[Fault]) -> dict[str, float]:
+    """Every sample of the batch faulted: stop if the run has never seen a usable reward, else go on."""
+    if step == 0:
+        raise RewardError(
+            f"every sample of the first batch faulted, so nothing can be learned; the first fault: {faults[0]}"
+        )
+    run.folder.write_rollouts(step, scored[:0], faults=faults, scored=scored, token_text=run.policy.token_text(scored))
+    return {"faults": float(len(faults))}

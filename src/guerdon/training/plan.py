@@ -1,0 +1,242 @@
+"""From a recipe to bound methods: every name, option and field is checked here, before any compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import pydantic
+import torch
+from torch import Tensor
+
+from guerdon import registry
+from guerdon.errors import RecipeError, nearest
+from guerdon.policies.base import Policy, SamplingOptions
+from guerdon.recipe import MethodSpec, Recipe
+from guerdon.registry import Bound, Method, explain, missing_field
+from guerdon.rewards.base import Reward, resolve_task_reward
+from guerdon.seeding import derive
+from guerdon.tasks.base import Task
+
+_SAMPLED = frozenset(
+    "group task_id mask turn length done truncated old_logp entropy answer metadata payload version step".split()
+)
+_SCORED = frozenset({"components", "component_names", "component_weights"})
+_SHAPED = frozenset({"reward", "dense", "greedy_reward", "ref_logp"})
+_OPTIMISED = frozenset({"logp", "ref_logp"})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe whose every method is found, validated, bound, and known to get the fields it names.
+
+    Attributes:
+        needs: fields that some method requires, so that the loop computes the costly ones only on demand.
+    """
+
+    recipe: Recipe
+    task: Method
+    policy: Method
+    rewards: list[Reward]
+    shaping: list[Bound]
+    credit: Bound
+    objective: Bound
+    terms: list[Bound]
+    needs: frozenset[str]
+
+    @property
+    def optimised(self) -> list[Reward]:
+        """Rewards that training sees."""
+        return [r for r in self.rewards if not r.watch]
+
+    @property
+    def weights(self) -> Tensor:
+        """(K,) weights of the components."""
+        return torch.tensor([r.weight for r in self.optimised])
+
+    @property
+    def stages(self) -> list[tuple[str, Bound]]:
+        """Every bound method with a key that is stable across restarts, for their memories in a checkpoint."""
+        named = [(f"shaping/{i}", bound) for i, bound in enumerate(self.shaping)]
+        named += [("credit", self.credit), ("objective", self.objective)]
+        return named + [(f"terms/{i}", bound) for i, bound in enumerate(self.terms)]
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Resolve every name of a recipe and walk the fields through the stages in order.
+
+    Raises:
+        MissingField: when a method asks for a field that no earlier stage supplies; names field, method, remedy.
+        RecipeError: for unknown names, wrong options and combinations that cannot work.
+    """
+    task, policy = _method("task", recipe.task), _method("policy", recipe.policy)
+    if task.target.kind != policy.target.kind:
+        raise RecipeError(
+            f"policy '{policy.name}' acts on {policy.target.kind} tasks, but task '{task.name}' is a "
+            f"{task.target.kind} task; use {_of_kind('policy', task.target.kind)}"
+        )
+    rewards = _rewards(recipe, task)
+    shaping = [_bind("shaping", spec) for spec in recipe.shaping]
+    if not any("reward" in bound.method.produces for bound in shaping):
+        shaping.append(registry.get("shaping", "weighted_sum").bind())
+    budget = action_budget(_sampling(recipe, policy))
+    plan = Plan(
+        recipe=recipe,
+        task=task,
+        policy=policy,
+        rewards=rewards,
+        shaping=shaping,
+        credit=_bind("credit", recipe.credit),
+        objective=_bind_loss("objective", recipe.objective, budget),
+        terms=[_bind_loss("term", spec, budget) for spec in recipe.terms],
+        needs=frozenset(),
+    )
+    needs = _walk_fields(plan)
+    _refuse_impossible(plan)
+    return replace(plan, needs=needs)
+
+
+def build_task(plan: Plan) -> Task:
+    """Construct the task."""
+    return plan.task.target(**plan.task.validate(plan.recipe.task.options))
+
+
+def build_policy(plan: Plan, task: Task) -> tuple[Policy, SamplingOptions]:
+    """Construct the policy with initial weights drawn from the run's seed, and its sampling options."""
+    torch.manual_seed(derive(plan.recipe.seed, "policy"))
+    policy = plan.policy.target(task, **plan.policy.validate(plan.recipe.policy.options))
+    return policy, sampling_options(plan)
+
+
+def sampling_options(plan: Plan) -> SamplingOptions:
+    """The recipe's ``sampling`` keys that belong to the policy, validated.
+
+    Raises:
+        RecipeError: for keys the policy's sampler does not know.
+    """
+    return _sampling(plan.recipe, plan.policy)
+
+
+def bind_task_reward(plan: Plan, task: Task) -> list[Reward]:
+    """The rewards, with the one named ``task`` bound to the task's own scorer."""
+    return [replace(r, method=resolve_task_reward(task)) if r.method is None else r for r in plan.rewards]
+
+
+def _method(stage: str, spec: MethodSpec) -> Method:
+    method = registry.get(stage, spec.name)
+    method.validate(spec.options)
+    return method
+
+
+def _bind(stage: str, spec: MethodSpec) -> Bound:
+    return registry.get(stage, spec.name).bind(spec.options)
+
+
+def _sampling(recipe: Recipe, policy: Method) -> SamplingOptions:
+    model = policy.target.Sampling
+    for key in recipe.sampling.options:
+        if key not in model.model_fields:
+            known = [*model.model_fields, "prompts", "group_size"]
+            raise RecipeError(f"sampling has no key '{key}' for policy '{policy.name}'{nearest(key, known)}")
+    try:
+        return model.model_validate(recipe.sampling.options)
+    except pydantic.ValidationError as error:
+        raise RecipeError(f"sampling: {explain(error)}") from None
+
+
+def action_budget(sampling: SamplingOptions) -> int | None:
+    """Largest number of actions a trajectory can have, if the sampling options bound it."""
+    return getattr(sampling, "max_new_tokens", None) or getattr(sampling, "horizon", None)
+
+
+def _bind_loss(stage: str, spec: MethodSpec, budget: int | None) -> Bound:
+    """Bind an objective or term; a constant divisor that the recipe leaves out is the sampler's budget."""
+    bound = _bind(stage, spec)
+    constant = bound.options.get("aggregate") == "sum_over_max_length" and bound.options.get("max_length") is None
+    if not constant:
+        return bound
+    if budget is None:
+        raise RecipeError(
+            f"{stage} '{bound.name}': aggregate 'sum_over_max_length' needs 'max_length', for the sampler has no "
+            "budget of actions to take it from; set it, or use aggregate 'token_mean'"
+        )
+    return bound.method.bind({**spec.options, "max_length": budget})
+
+
+def _rewards(recipe: Recipe, task: Method) -> list[Reward]:
+    rewards: list[Reward] = []
+    for spec in recipe.rewards:
+        method = None if spec.name == "task" else registry.get("reward", spec.name)
+        label = spec.label or ("task" if method is None else method.name.rpartition(":")[2])
+        if label in {r.name for r in rewards}:
+            raise RecipeError(f"two rewards are called '{label}'; give one of them another 'label'")
+        if method is None and spec.options:
+            raise RecipeError(f"reward 'task' has no option '{next(iter(spec.options))}'; options belong to the task")
+        options = method.validate(spec.options) if method else {}
+        shared = {key: getattr(spec, key) for key in ("weight", "watch", "on_fault", "floor")}
+        rewards.append(Reward(label, method, options, **shared))
+    if all(r.watch for r in rewards):
+        raise RecipeError("every reward is watch-only, so there is nothing to learn from; set watch: false on one")
+    return rewards
+
+
+def _walk_fields(plan: Plan) -> frozenset[str]:
+    """Check that each stage's required fields exist when it runs; return all fields anybody requires."""
+    policy_options = plan.policy.validate(plan.recipe.policy.options)
+    here = f"task '{plan.task.name}' with policy '{plan.policy.name}'"
+    available = set(_SAMPLED) | plan.task.target.supplies | plan.policy.target.supplied_fields(policy_options)
+    needs: set[str] = set()
+
+    def visit(method: Method, extra: Iterable[str] = ()) -> None:
+        for name in method.requires:
+            if name not in available | set(extra):
+                raise missing_field(method, name, here)
+        needs.update(method.requires)
+        needs.update(name for name in method.optional if name in available | set(extra))
+
+    for reward in plan.rewards:
+        if reward.method is not None:
+            visit(reward.method)
+    available |= _SCORED
+    for bound in plan.shaping:
+        visit(bound.method)
+        available |= set(bound.method.produces)
+    available |= _SHAPED
+    visit(plan.credit.method)
+    available |= {*plan.credit.method.produces, "advantage"}
+    critic = {"value_prediction"} & plan.policy.target.supplied_fields(policy_options)
+    for bound in (plan.objective, *plan.terms):
+        visit(bound.method, {*_OPTIMISED, *critic})
+    return frozenset(needs)
+
+
+def _refuse_impossible(plan: Plan) -> None:
+    sampling, training = plan.recipe.sampling, plan.recipe.training
+    if plan.credit.method.needs_group and sampling.options.get("horizon") is not None:
+        raise RecipeError(
+            f"credit '{plan.credit.name}' compares the trajectories of a group, but sampling.horizon cuts episodes "
+            "into trajectories without company; set sampling.horizon: null, or use credit 'gae'"
+        )
+    if plan.credit.method.needs_group and sampling.group_size == 1:
+        raise RecipeError(
+            f"credit '{plan.credit.name}' compares the trajectories of a group, but sampling.group_size is 1, so every "
+            "advantage would be 0; use group_size >= 2, or credit 'reinforce++' or 'gae'"
+        )
+    trajectories = sampling.prompts * sampling.group_size
+    if training.minibatch_by == "trajectory" and training.minibatches > trajectories:
+        raise RecipeError(
+            f"training.minibatches is {training.minibatches}, but a batch has sampling.prompts * sampling.group_size "
+            f"= {trajectories} trajectories; use at most {trajectories}"
+        )
+    if training.minibatch_by == "action" and not hasattr(plan.policy.target, "flatten"):
+        raise RecipeError(
+            f"training.minibatch_by: action needs a policy that can be evaluated one action at a time, which "
+            f"'{plan.policy.name}' cannot; use minibatch_by: trajectory"
+        )
+    if plan.recipe.warm_start and plan.policy.target.supervised_loss is Policy.supervised_loss:
+        raise RecipeError(f"policy '{plan.policy.name}' cannot be warm-started; remove 'warm_start'")
+
+
+def _of_kind(stage: str, kind: str) -> str:
+    names = [f"'{m.name}'" for m in registry.methods(stage) if m.target.kind == kind]
+    return " or ".join(names) or f"a {stage} of that kind"

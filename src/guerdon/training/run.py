@@ -1,0 +1,263 @@
+"""A run in memory: everything built from a plan, saved to and restored from its folder."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from guerdon import registry
+from guerdon.errors import RecipeError
+from guerdon.monitor.alarms import Alarms
+from guerdon.monitor.loggers import Logger
+from guerdon.monitor.progress import Progress
+from guerdon.policies.base import Policy, SamplingOptions
+from guerdon.recipe import Recipe, load_recipe
+from guerdon.rewards.base import Reward
+from guerdon.tasks.base import Task
+from guerdon.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_sha256
+from guerdon.training.evaluate import evaluate_policy
+from guerdon.training.folder import RunFolder
+from guerdon.training.optim import Optimizer
+from guerdon.training.plan import Plan, bind_task_reward, build_policy, build_task, make_plan
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        run: the run's folder.
+        kind: language, flow or control.
+        steps: training steps that are behind it.
+        seconds: wall time of training, over all restarts.
+        eval: held-out metrics ``before`` and ``after``.
+        alarms: what the monitor raised.
+        weights_sha256: of the trainable weights; equal for equal runs.
+        status: ``finished`` or ``interrupted``.
+    """
+
+    run: str
+    kind: str
+    steps: int
+    seconds: float
+    eval: dict[str, dict[str, float]]
+    alarms: list[dict[str, Any]]
+    weights_sha256: str
+    status: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass
+class Run:
+    """Task, policy, optimiser, folder and monitors of one run, and where it stands.
+
+    A context manager: inside it Ctrl-C and SIGTERM only set ``interrupted``, so that a step is never cut in two; a
+    second Ctrl-C stops at once.
+    """
+
+    plan: Plan
+    folder: RunFolder
+    task: Task
+    policy: Policy
+    sampling: SamplingOptions
+    rewards: list[Reward]
+    optimizer: Optimizer
+    progress: Progress
+    alarms: Alarms
+    loggers: list[Logger]
+    step: int = 0
+    restored: bool = False
+    interrupted: bool = False
+    evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds_before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    _handlers: dict[signal.Signals, Any] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.plan.recipe
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, over all restarts."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @classmethod
+    def start(cls, recipe: Recipe, *, overwrite: bool = False, progress: Progress | None = None) -> Run:
+        """Check a recipe, build everything it names and make its folder."""
+        plan = make_plan(recipe)
+        task = build_task(plan)
+        rewards = bind_task_reward(plan, task)
+        policy, sampling = build_policy(plan, task)
+        folder = RunFolder.create(Path(recipe.runs_dir) / recipe.name, recipe.to_yaml(), overwrite=overwrite)
+        return cls._assemble(plan, folder, task, rewards, policy, sampling, progress)
+
+    @classmethod
+    def resume(cls, path: str | Path, *, recipe: Recipe | None = None, progress: Progress | None = None) -> Run:
+        """Rebuild a run from its folder and restore its newest checkpoint that verifies.
+
+        Args:
+            recipe: the recipe, if it holds callables that its YAML cannot name; the folder's own by default.
+        """
+        folder = RunFolder.open(path)
+        plan = make_plan(recipe or load_recipe(folder.recipe_path))
+        task = build_task(plan)
+        rewards = bind_task_reward(plan, task)
+        policy, sampling = build_policy(plan, task)
+        run = cls._assemble(plan, folder, task, rewards, policy, sampling, progress)
+        checkpoint = load_checkpoint(folder.checkpoints_path)
+        if checkpoint is None:
+            folder.truncate(-1)
+        else:
+            run.restore(checkpoint)
+        return run
+
+    @classmethod
+    def _assemble(
+        cls,
+        plan: Plan,
+        folder: RunFolder,
+        task: Task,
+        rewards: list[Reward],
+        policy: Policy,
+        sampling: SamplingOptions,
+        progress: Progress | None,
+    ) -> Run:
+        spec = plan.recipe.optimizer
+        trainable = policy.trainable()
+        if not trainable:
+            raise RecipeError(f"policy '{plan.policy.name}' has no trainable weights")
+        optimizer = Optimizer(
+            trainable, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, grad_clip=spec.grad_clip
+        )
+        loggers = []
+        for logger in plan.recipe.logging.loggers:
+            method = registry.get("logger", logger.name)
+            options = method.validate(logger.options)
+            loggers.append(
+                method.target(str(folder.path), plan.recipe.name, plan.recipe.model_dump(mode="json"), **options)
+            )
+        return cls(
+            plan=plan,
+            folder=folder,
+            task=task,
+            policy=policy,
+            sampling=sampling,
+            rewards=rewards,
+            optimizer=optimizer,
+            progress=progress or Progress(),
+            alarms=Alarms(policy.kind),
+            loggers=loggers,
+        )
+
+    # Checkpoints ------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint of the step the run stands at, after everything that precedes it is on disk."""
+        self.folder.flush()
+        state = {
+            "evaluations": self.evaluations,
+            "alarms": self.alarms.state_dict(),
+            "stages": {key: bound.state_dict() for key, bound in self.plan.stages},
+            "task": self.task.state_dict(),
+            "threads": torch.get_num_threads(),
+            "seconds": self.seconds,
+        }
+        checkpoint = Checkpoint(self.step, self.policy.state_dict(), self.optimizer.state_dict(), state)
+        save_checkpoint(self.folder.checkpoints_path, checkpoint, keep=self.recipe.checkpoint.keep)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up where a checkpoint was written; what the folder holds of later steps is forgotten."""
+        state = checkpoint.state
+        self.policy.load_state_dict(checkpoint.policy)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.alarms.load_state_dict(state["alarms"])
+        self.task.load_state_dict(state["task"])
+        for key, bound in self.plan.stages:
+            bound.load_state_dict(state["stages"][key])
+        if state["threads"] != torch.get_num_threads():
+            warnings.warn(
+                f"this run used {state['threads']} threads and goes on with as many (not "
+                f"{torch.get_num_threads()}), for sums depend on how they are split",
+                stacklevel=2,
+            )
+            torch.set_num_threads(state["threads"])
+        self.evaluations, self.seconds_before = state["evaluations"], state["seconds"]
+        self.step, self.restored = checkpoint.step, True
+        self.folder.truncate(checkpoint.step - 1)
+
+    # Telling ----------------------------------------------------------------------------------------------
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record a step's metrics in the folder, the loggers and the alarms, and show them."""
+        raised = self.alarms.observe(step, dict(metrics))
+        for alarm in raised:
+            self.folder.add_alarm(asdict(alarm))
+            self.progress.alarm(alarm)
+        self.folder.log(step, metrics)
+        for logger in self.loggers:
+            logger.log(step, metrics)
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out metrics of the policy as it is."""
+        spec = self.recipe.evaluation
+        return evaluate_policy(
+            self.policy,
+            self.task,
+            self.rewards,
+            self.sampling,
+            problems=spec.problems,
+            batch=spec.batch,
+            seed=self.recipe.seed,
+        )
+
+    def result(self) -> Result:
+        """How the run stands."""
+        return Result(
+            run=str(self.folder.path),
+            kind=self.policy.kind,
+            steps=self.step,
+            seconds=round(self.seconds, 3),
+            eval=self.evaluations,
+            alarms=self.folder.alarms(),
+            weights_sha256=weights_sha256(self.policy.trainable()),
+            status="interrupted" if self.interrupted else "finished",
+        )
+
+    # Interruption -----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Run:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+        self.progress.stop()
+        for logger in self.loggers:
+            logger.close()
+        if error is None:
+            self.folder.flush()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        self.progress.note("finishing this step, then saving; press Ctrl-C again to stop at once")

@@ -1,0 +1,146 @@
+import pytest
+import torch
+
+from guerdon.errors import RecipeError
+from guerdon.policies.language import LanguageSampling
+from guerdon.policies.tiny_lm import TinyLM, build_tokenizer
+from guerdon.tasks.base import Problem, Starts, Task
+
+
+class Copying(Task):
+    """Answer with the prompt."""
+
+    kind = "language"
+
+    def train_batch(self, n, seed):
+        return [Problem(i, prompt=p, answer=p) for i, p in enumerate(["ab", "b", "abba", "bbb"] * n)][:n]
+
+    def eval_problems(self, n):
+        return self.train_batch(n, 0)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["actor", "actor-critic"])
+def policy(request):
+    torch.manual_seed(0)
+    policy = TinyLM(Copying(), width=16, layers=2, heads=2, value_head=request.param)
+    with torch.no_grad():
+        policy.module["model"].embed.weight.mul_(10)
+        if policy.value is not None:
+            policy.value.weight.normal_(generator=torch.Generator().manual_seed(1))
+    return policy
+
+
+def sampled(policy, **options):
+    starts = Starts.repeat(Copying().train_batch(4, 0), 3, version=5)
+    with torch.no_grad():
+        return policy.sample(starts, LanguageSampling(max_new_tokens=6, **options), seed=11)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_evaluation_agrees_with_what_was_sampled(policy, temperature):
+    rollouts = sampled(policy, temperature=temperature)
+    evaluation = policy.evaluate(rollouts)
+    assert torch.allclose(evaluation.logp, rollouts.old_logp, atol=1e-5)
+    assert torch.allclose(evaluation.entropy, rollouts.entropy, atol=1e-5)
+    assert (evaluation.value_prediction is None) == (policy.value is None)
+
+
+def test_rollouts_carry_what_the_policy_says_it_supplies(policy):
+    rollouts = sampled(policy)
+    supplied = TinyLM.supplied_fields({"value_head": policy.value is not None})
+    for name in supplied - {"value_prediction", "values"}:
+        assert getattr(rollouts, name) is not None
+    assert rollouts.version.tolist() == [5] * 12
+    assert rollouts.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert (rollouts.done ^ rollouts.truncated).all()
+    ended = (rollouts.tokens == policy.eos).any(dim=1)
+    assert torch.equal(ended, rollouts.done)
+    for row, text in enumerate(rollouts.text):
+        pieces = policy.token_text(rollouts)[row]
+        assert len(pieces) == int(rollouts.mask[row].sum())
+        assert "".join(p for p in pieces if p not in ("<eos>", "<pad>", "<unk>", "<answer>")) == text
+
+
+def test_evaluation_does_not_depend_on_the_rest_of_the_batch(policy):
+    rollouts = sampled(policy)
+    whole = policy.evaluate(rollouts)
+    rows = torch.tensor([7, 2])
+    part = policy.evaluate(rollouts[rows])
+    assert torch.allclose(part.logp, whole.logp[rows], atol=1e-5)
+    if policy.value is not None:
+        assert torch.allclose(part.value_prediction, whole.value_prediction[rows], atol=1e-5)
+
+
+def test_logits_give_the_log_probabilities(policy):
+    rollouts = sampled(policy)
+    evaluation = policy.evaluate(rollouts, logits=True)
+    picked = evaluation.logits.log_softmax(-1).gather(2, rollouts.tokens.unsqueeze(2)).squeeze(2)
+    assert torch.allclose(picked[rollouts.mask], evaluation.logp[rollouts.mask], atol=1e-5)
+
+
+def test_gradient_is_that_of_unpadded_sequences(policy):
+    rollouts = sampled(policy)
+    weight = torch.randn(rollouts.mask.shape, generator=torch.Generator().manual_seed(3))
+    parameters = list(policy.module["model"].parameters())
+    got = torch.autograd.grad((policy.evaluate(rollouts).logp * weight).sum(), parameters)
+    total = 0.0
+    for row in range(len(rollouts)):
+        prompt = policy.encode_prompt(rollouts.prompt[row])
+        tokens = rollouts.tokens[row][rollouts.mask[row]]
+        logits = policy.module["model"](torch.tensor([prompt + tokens.tolist()]))[0, len(prompt) - 1 : -1]
+        logp = logits.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1)
+        total = total + (logp * weight[row][rollouts.mask[row]]).sum()
+    for a, b in zip(got, torch.autograd.grad(total, parameters), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_supervised_loss_is_the_cross_entropy_of_the_answers(policy):
+    problems = Copying().train_batch(4, 0)
+    losses = []
+    for problem in problems:
+        prompt, answer = policy.encode_prompt(problem.prompt), policy.encode_answer(problem.answer)
+        with torch.no_grad():
+            logits = policy.module["model"](torch.tensor([prompt + answer]))[0, len(prompt) - 1 : -1]
+        losses += torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="none").tolist()
+    assert policy.supervised_loss(problems, 0).item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_problems_without_answers_cannot_be_imitated(policy):
+    with pytest.raises(RecipeError, match="problems have none"):
+        policy.supervised_loss([Problem(0, prompt="ab")], 0)
+
+
+def test_snapshots_act_inside_the_block_only(policy):
+    rollouts = sampled(policy)
+    before = policy.evaluate(rollouts).logp.detach()
+    policy.snapshot("ref")
+    with torch.no_grad():
+        for p in policy.trainable().values():
+            p.add_(0.05)
+    moved = policy.evaluate(rollouts).logp.detach()
+    with policy.using("ref"):
+        assert torch.equal(policy.evaluate(rollouts).logp.detach(), before)
+    assert torch.equal(policy.evaluate(rollouts).logp.detach(), moved)
+    saved = {key: value.clone() for key, value in policy.state_dict().items()}
+    with torch.no_grad():
+        for p in policy.trainable().values():
+            p.sub_(0.05)
+    policy.load_state_dict(saved)
+    assert torch.equal(policy.evaluate(rollouts).logp.detach(), moved)
+    with policy.using("ref"):
+        assert torch.equal(policy.evaluate(rollouts).logp.detach(), before)
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_tokenizers_give_texts_back(kind):
+    texts = ["12 + 34 = 46", "Spell: Ünïcode\n\ttabs  spaces", "x"]
+    tokenizer = build_tokenizer(texts, kind, vocab_size=300)
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text
+    assert len(tokenizer("123", add_special_tokens=False)["input_ids"]) == 3
+
+
+def test_width_must_fit_the_heads():
+    with pytest.raises(RecipeError, match="width 20 is not a multiple of 2 \\* heads = 8; use 16"):
+        TinyLM(Copying(), width=20, heads=4)
