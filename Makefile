@@ -26,7 +26,13 @@ types: install
 	$(BIN)/pyright
 
 docs: install
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+claims: install
+	$(BIN)/python -m guerdon.claims.quickstart
+
+bench: install
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:
 	rm -rf .venv runs site

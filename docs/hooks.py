@@ -1,10 +1,12 @@
-"""What the site takes from the code when it is built: the methods, the batch's fields, the keys of a recipe."""
+"""What the site takes from the code when it is built: methods, fields of the batch, keys of a recipe, recipes."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from mkdocs.structure.files import File, Files
 
@@ -28,7 +30,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Put generated tables in the place of their marks."""
-    for mark, build in {"fields": fields_table, "recipe-keys": recipe_tables}.items():
+    tables = {"fields": fields_table, "recipe-keys": recipe_tables, "shipped-recipes": shipped_recipes}
+    for mark, build in tables.items():
         place = f"<!-- generated: {mark} -->"
         if place in markdown:
             markdown = markdown.replace(place, build())
@@ -47,23 +50,9 @@ def methods_page() -> str:
         "recipe; one without a default is required.",
     ]
     for stage, sentence in STAGES.items():
-        parts += [f"## {stage}", sentence]
-        parts.append(
-            table(
-                ("Name", "What it does", "Needs", "Options", "Source"),
-                (
-                    (
-                        _names(row),
-                        _cell(row["summary"]),
-                        _codes(row["needs"]),
-                        _codes(k if v is None else f"{k}={v}" for k, v in row["options"].items()),
-                        _linked(_cell(row["paper"])),
-                    )
-                    for row in rows
-                    if row["stage"] == stage
-                ),
-            )
-        )
+        here = [_columns(row) for row in rows if row["stage"] == stage]
+        shown = [title for title in here[0] if any(row[title] for row in here)]
+        parts += [f"## {stage}", sentence, table(shown, ([row[title] for title in shown] for row in here))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,15 +65,23 @@ def fields_table() -> str:
 
 
 def recipe_tables() -> str:
-    """The keys of every section of a recipe, with types, defaults and meanings."""
-    from guerdon.recipe import Recipe, _section_of
+    """The keys of every section of a recipe, with defaults and meanings."""
+    from pydantic import BaseModel
+
+    from guerdon.recipe import MethodSpec, Recipe
 
     parts = []
     for key, field in Recipe.model_fields.items():
-        section = _section_of(Recipe, key) or getattr(field.annotation, "__name__", "") == "SamplingSpec" and field.annotation
-        if section:
-            parts += [f"### `{key}`", (section.__doc__ or "").strip(), _keys_table(section)]
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, MethodSpec):
+                parts += [f"### `{key}`", inspect.getdoc(kind) or "", _keys_table(kind)]
     return "\n\n".join(parts)
+
+
+def shipped_recipes() -> str:
+    """The files in ``recipes/``, as they are."""
+    folder = Path(__file__).parent.parent / "recipes"
+    return "\n\n".join(f"### {file.name}\n\n```yaml\n{file.read_text()}```" for file in sorted(folder.glob("*.yaml")))
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -107,9 +104,16 @@ def _keys_table(section: Any) -> str:
     return table(("Key", "Default", "Meaning"), rows)
 
 
-def _names(row: dict[str, Any]) -> str:
-    main = f"[`{row['name']}`][{row['home']}]"
-    return ", ".join([main, *(f"`{alias}`" for alias in row["aliases"])])
+def _columns(row: dict[str, Any]) -> dict[str, str]:
+    options = (name if default is None else f"{name}={default}" for name, default in row["options"].items())
+    names = [f"[`{row['name']}`][{row['home']}]", *(f"`{alias}`" for alias in row["aliases"])]
+    return {
+        "Name": ", ".join(names),
+        "What it does": _cell(row["summary"]),
+        "Needs": _codes(row["needs"]),
+        "Options": _codes(options),
+        "Source": _linked(_cell(row["paper"])),
+    }
 
 
 def _codes(names: Iterable[str]) -> str:

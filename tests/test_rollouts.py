@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guerdon.rollouts import Fields, at_last_action, make_rollouts, pad_actions
+from guerdon.rollouts import Fields, at_last_action, make_rollouts, pad_actions, total
 
 
 def batch(mask, **fields):
@@ -30,6 +30,14 @@ def test_selecting_keeps_every_field_in_step():
     assert part.rewards["r"].tolist() == [3.0, 1.0]
     assert part.payload["x"].tolist() == [2, 0]
     assert len(torch.cat([part, part])) == 4
+
+
+@pytest.mark.parametrize("answers", [[1, 2, 3], [1.5, 2, "c"], [[1], [2], [3]], [None, {"a": 1}, "x"]])
+def test_answers_keep_their_types(answers):
+    rollouts = batch([[1], [1], [1]], answer=answers)
+    assert list(rollouts.answer) == answers
+    assert [type(a) for a in rollouts.answer] == [type(a) for a in answers]
+    assert list(rollouts[torch.tensor([2, 0])].answer) == [answers[2], answers[0]]
 
 
 def test_what_lies_off_the_mask_is_cleared():
@@ -85,3 +93,10 @@ def test_fields_hold_what_exists_and_nothing_else():
     assert "components" not in fields
     with pytest.raises(KeyError):
         fields["no such field"]
+
+
+def test_total_of_turns_and_actions():
+    mask = torch.tensor([[1, 1, 0]]).bool()
+    assert total(torch.tensor([2.0]), mask).tolist() == [2.0]
+    assert total(torch.tensor([[1.0, 2.0, 50.0]]), mask).tolist() == [3.0]
+    assert total(torch.tensor([[1.0, 2.0]]), mask).tolist() == [3.0]

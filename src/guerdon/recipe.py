@@ -82,9 +82,9 @@ class OptimizerSpec(Section):
     lr: float = Field(default=1e-4, gt=0, description="peak learning rate")
     warmup: int = Field(default=0, ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "linear", "cosine"] = Field(default="constant", description="shape after the warm-up")
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="decay of the two moments")
+    eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled decay per step, times the rate")
     grad_clip: float | None = Field(default=1.0, gt=0, description="largest global gradient norm")
 
 
@@ -142,9 +142,13 @@ class Recipe(Section):
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     logging: LoggingSpec = Field(default_factory=LoggingSpec)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved recipe as plain values; callables appear by import path."""
+        return _plain(self.model_dump())
+
     def to_yaml(self) -> str:
-        """The resolved recipe; callables appear by import path."""
-        return yaml.safe_dump(_plain(self.model_dump()), sort_keys=False, allow_unicode=True, width=100)
+        """The resolved recipe as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
 
 
 def load_recipe(source: str | Path | Mapping[str, Any] | Recipe, overrides: Iterable[str] = ()) -> Recipe:

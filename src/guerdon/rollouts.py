@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from tensordict import TensorClass, TensorDict
+from tensordict import NonTensorStack, TensorClass, TensorDict
 from torch import Tensor
 
 
@@ -76,6 +76,9 @@ def make_rollouts(
     n = mask.shape[0]
     if turn is None:
         turn = torch.where(mask, 0, -1)
+    for name, value in fields.items():
+        if isinstance(value, list) and value:  # bare lists of numbers would become tensors and lose their type
+            fields[name] = NonTensorStack(*value)
     return Rollouts(
         group=group,
         task_id=task_id,
@@ -107,6 +110,13 @@ def at_last_action(x: Tensor, mask: Tensor) -> Tensor:
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, positions, -1).amax(dim=1, keepdim=True)
     return torch.where((positions == last) & mask, x.unsqueeze(1), torch.zeros((), dtype=x.dtype))
+
+
+def total(component: Tensor, mask: Tensor) -> Tensor:
+    """Reward of each trajectory (N,): a component as it is, or summed over its turns (N,M) or actions (N,T)."""
+    if component.ndim == 1:
+        return component
+    return (component.masked_fill(~mask, 0.0) if component.shape == mask.shape else component).sum(dim=1)
 
 
 class Fields(Mapping[str, Any]):
@@ -162,8 +172,8 @@ def _components(fields: Fields) -> Tensor | None:
     names: Sequence[str] = fields["component_names"]
     if not names:
         return None
-    columns = [fields.rollouts.rewards[name] for name in names]
-    return torch.stack([c if c.ndim == 1 else c.sum(dim=1) for c in columns], dim=1)
+    mask = fields.rollouts.mask
+    return torch.stack([total(fields.rollouts.rewards[name], mask) for name in names], dim=1)
 
 
 def _dense(fields: Fields) -> Tensor | None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guerdon.monitor import alarms as module
-from guerdon.monitor.alarms import Alarms, batch_metrics, total
+from guerdon.monitor.alarms import Alarms, batch_metrics
 from guerdon.rollouts import Rollouts, make_rollouts
 
 HEALTHY = {
@@ -156,13 +156,6 @@ def test_metrics_ignore_order_padding_and_what_is_masked(data):
     other.rewards["dense"] = torch.where(other.mask, torch.arange(4.0).repeat(n, 1), 1e6)
     other.truncated = torch.zeros(n).bool()
     assert batch_metrics(plain) == pytest.approx(batch_metrics(other), rel=1e-6)
-
-
-def test_total_of_turns_and_actions():
-    mask = torch.tensor([[1, 1, 0]]).bool()
-    assert total(torch.tensor([2.0]), mask).tolist() == [2.0]
-    assert total(torch.tensor([[1.0, 2.0, 50.0]]), mask).tolist() == [3.0]
-    assert total(torch.tensor([[1.0, 2.0]]), mask).tolist() == [3.0]
 
 
 # Alarms -------------------------------------------------------------------------------------------------------
@@ -336,8 +329,8 @@ def test_alarms_and_their_memory_are_json_and_survive_a_restart():
             "groups/zero_variance": 0.95 if late else 0.3,
             "groups/all_min": 0.9,
             "entropy/mean": 0.01 if late else 1.0,
-            "reward/style/std": 0.0,
-            "reward/style/mean": 0.0,
+            "reward/style/std": 0.5 if step < 2 else 0.0,
+            "reward/style/mean": 0.5 if step < 2 else 1.0,
             "update/kl/kl": 5.0 if step > 30 else 0.0,
         }
 

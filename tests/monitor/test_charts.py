@@ -2,10 +2,11 @@ import base64
 import math
 import re
 import zlib
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from guerdon.monitor.charts import POINTS, Marker, Series, compact, line_chart, png, ticks
@@ -30,6 +31,8 @@ def find(svg, kind) -> list[ElementTree.Element]:
         (0.03, 0.97, [0, 0.2, 0.4, 0.6, 0.8, 1]),
         (-3, 7, [-4, -2, 0, 2, 4, 6, 8]),
         (0, 432, [0, 100, 200, 300, 400, 500]),
+        (0, 0, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (10, 10, [9, 9.5, 10, 10.5, 11]),
     ],
 )
 def test_ticks_are_round_and_reach_around_the_data(low, high, expected):
@@ -43,6 +46,8 @@ def test_ticks_of_steps_are_whole_and_inside():
 
 
 @settings(max_examples=200, deadline=None)
+@example(0.0, 5e-324, 2)
+@example(1e9, 1e-6, 5)
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9), st.integers(2, 8))
 def test_ticks_are_few_ordered_and_cover(low, span, wanted):
     found = ticks(low, low + span, wanted)
@@ -123,13 +128,11 @@ def test_hover_columns_cover_the_plot_without_overlap():
         left, width = map(float, re.match(r"M([\d.]+) [\d.]+h([\d.]+)v", hit.get("d")).groups())
         spans.append((left, left + width))
     assert spans == sorted(spans)
-    assert all(a[1] == pytest.approx(b[0], abs=0.11) for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] == pytest.approx(b[0], abs=0.11) for a, b in pairwise(spans))
 
 
 def test_markers_stand_at_their_step_and_only_inside():
-    svg = draw(
-        Series("a", [0, 10], [0.0, 1.0]), markers=[Marker(5, "step 5: <x>", "critical"), Marker(11, "too late")]
-    )
+    svg = draw(Series("a", [0, 10], [0.0, 1.0]), markers=[Marker(5, "step 5: <x>", "critical"), Marker(11, "too late")])
     (marker,) = find(svg, "marker")
     assert marker.get("class") == "marker critical"
     assert marker.find("title").text == "step 5: <x>"
@@ -140,9 +143,7 @@ def test_markers_stand_at_their_step_and_only_inside():
 
 def test_labels_are_escaped():
     hostile = "</svg><script>alert(1)</script>\"'"
-    svg = draw(
-        Series(hostile, [0, 1], [0.0, 1.0]), markers=[Marker(0, hostile, '"><script>')], x_label=hostile
-    )
+    svg = draw(Series(hostile, [0, 1], [0.0, 1.0]), markers=[Marker(0, hostile, '"><script>')], x_label=hostile)
     assert not [e for e in svg.iter() if e.tag == "script"]
     text = line_chart([Series(hostile, [0], [1.0])], label=hostile)
     assert ElementTree.fromstring(text).get("aria-label") == hostile

@@ -86,6 +86,8 @@ def test_exact_ignores_case_composition_space_and_punctuation_at_the_end(text, a
         ("it's", "its"),
         ("'Paris", "Paris"),
         ("+", "-"),
+        ("!!!", "..."),
+        ("", "..."),
         ("x²", "x2"),
         ("Par is", "Paris"),
         ("Paris " * 10_000, "Paris"),
@@ -208,8 +210,8 @@ def test_numeric_tolerances():
     assert numeric("0.333333", "1/3") == 1.0
     assert numeric("0.3333", "1/3") == 0.0
     assert numeric("0.3333", "1/3", rel_tol=1e-3) == 1.0
-    assert numeric("3.1", "3", abs_tol=0.1) == 1.0
-    assert numeric("3.1001", "3", abs_tol=0.1) == 0.0
+    assert numeric("3.3", "3", abs_tol=0.3) == 1.0  # though the float 0.3 is a little less
+    assert numeric("3.3001", "3", abs_tol=0.3) == 0.0
     assert numeric("1e-9", "0") == 0.0
     assert numeric("1e-9", "0", abs_tol=1e-8) == 1.0
 

@@ -165,10 +165,13 @@ def test_no_held_out_prompt_is_trained_on(tmp_path_factory, prompts, seed, fract
 
 
 def test_a_held_out_table_takes_its_prompts_out_of_training(tmp_path, table):
-    held_out = write(tmp_path / "test.jsonl", [*ROWS[10:13], ROWS[10], {"prompt": "new", "answer": "1"}])
+    held_out = write(
+        tmp_path / "test.jsonl", [*ROWS[10:13], ROWS[10] | {"answer": "?"}, {"prompt": "new", "answer": 1}]
+    )
     with pytest.warns(UserWarning, match="3 prompts of dataset .*sums.jsonl.* are also in the held-out"):
         task = Dataset(path=table, eval_path=held_out)
     assert [p.prompt for p in task.eval_problems(4)] == ["10 + 1 =", "11 + 1 =", "12 + 1 =", "new"]
+    assert [p.answer for p in task.eval_problems(4)] == ["11", "12", "13", "1"]
     with pytest.raises(TaskError, match="holds out 4"):
         task.eval_problems(5)
     assert {p.prompt for p in every_training_problem(task)} == {r["prompt"] for r in ROWS[:10] + ROWS[13:]}

@@ -29,6 +29,7 @@ from guerdon.tasks.reasoning_gym import (
 )
 
 SLOW = {"futoshiki", "intermediate_integration", "knight_swap", "puzzle24", "zebra_puzzles"}  # over 40 ms a problem
+SLOW |= {"arc_agi", "quantum_lock"}  # over 150 ms to build or to score
 QUICK = sorted(set(DATASETS) - SLOW - IRREPRODUCIBLE.keys() - {"composite"})
 WITHOUT_ANSWER = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
 SUMS = {"dataset": "chain_sum", "config": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}
@@ -241,6 +242,14 @@ def test_the_corpus_shows_every_character_but_no_held_out_text(name):
     assert corpus == list(ReasoningGym(dataset=name, train_size=2000, eval_size=64).corpus())
 
 
+def test_characters_that_only_held_out_problems_show_are_in_the_corpus():
+    task = ReasoningGym(dataset="emoji_mystery", train_size=4, eval_size=64)
+    trained = {c for p in task.train_batch(4, seed=0) for c in p.prompt + p.answer}
+    held_out = {c for p in task.eval_problems(64) for c in p.prompt + p.answer}
+    assert held_out - trained
+    assert set("".join(task.corpus())) == trained | held_out
+
+
 def test_the_corpus_of_a_small_pool_and_of_one_without_answers():
     assert len(list(ReasoningGym(dataset="chain_sum", train_size=3, eval_size=2).corpus())) == 7
     assert len(list(ReasoningGym(dataset="rush_hour", train_size=3, eval_size=0).corpus())) == 4
@@ -272,26 +281,26 @@ SCAN = """
 import contextlib, hashlib, io, json, random, sys
 import numpy as np, reasoning_gym
 from reasoning_gym.factory import DATASETS
-number = json.loads(sys.argv[1])
+which = json.loads(sys.argv[1])
 found = {}
 for name in sorted(set(DATASETS) - {"codeio", "composite"}):
     with contextlib.redirect_stdout(io.StringIO()):
         source = reasoning_gym.create_dataset(name, seed=12345, size=60)
         random.seed(0), np.random.seed(0)
         state = random.getstate(), str(np.random.get_state())
-        items = [source[i] for i in range(number.get(name, 6))]
+        items = [source[i] for i in which.get(name, range(3))]
     digest = hashlib.blake2b(repr([(x["question"], x["answer"]) for x in items]).encode()).hexdigest()
     found[name] = digest, (random.getstate(), str(np.random.get_state())) != state
 json.dump(found, sys.stdout)
 """
-NUMBER = {"list_functions": 60, "knight_swap": 2}
-NUMBER |= dict.fromkeys(["futoshiki", "intermediate_integration", "puzzle24", "sokoban", "sudoku", "zebra_puzzles"], 1)
+WHICH = {"list_functions": list(range(40)), "knight_swap": [1]}
+WHICH |= dict.fromkeys("futoshiki intermediate_integration puzzle24 sokoban sudoku zebra_puzzles".split(), (0,))
 
 
 def test_which_datasets_depend_on_the_hash_seed_or_on_global_generators():
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SCAN, json.dumps(NUMBER)],
+            [sys.executable, "-W", "ignore", "-c", SCAN, json.dumps(WHICH)],
             env={**os.environ, "PYTHONHASHSEED": seed},
             stdout=subprocess.PIPE,
             text=True,
@@ -429,6 +438,7 @@ def test_a_composite_mixes_datasets_and_their_verifiers():
         ({"dataset": "chain_sum", "train_size": 0}, RecipeError, "train_size is 0"),
         ({"dataset": "chain_sum", "eval_size": -1}, RecipeError, "eval_size -1"),
         ({"dataset": "composite"}, RecipeError, "'composite' refuses config"),
+        ({"dataset": "composite", "config": {"datasets": ["gcd"]}}, RecipeError, "has 'gcd', want name, weight and"),
         (
             {"dataset": "composite", "config": {"datasets": [{"name": "gdc", "weight": 1, "config": {}}]}},
             RecipeError,

@@ -139,7 +139,7 @@ def test_truncate_forgets_everything_later(folder):
     again.flush()
     fresh = RunFolder.open(folder.path)
     assert fresh.metrics()["a"] == [0.0, 1.0, 9.0]
-    assert not [p for p in fresh.path.rglob("*.tmp")]
+    assert not list(fresh.path.rglob("*.tmp"))
     again.truncate(-1)
     assert RunFolder.open(folder.path).metrics()["step"] == []
 

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -257,6 +258,47 @@ def test_loggers_see_every_step(home):
     result = train(recipe)
     assert list((home / result.run).rglob("events.out.tfevents*"))
     assert RunFolder.open(result.run).rollout_steps() == []
+
+
+def test_a_logger_that_fails_is_left_out_and_the_run_goes_on(home, monkeypatch):
+    from guerdon.monitor.loggers import TensorBoardLogger
+
+    def fail(self, step, metrics):
+        raise ConnectionError("no route")
+
+    notes = []
+    monkeypatch.setattr(TensorBoardLogger, "log", fail)
+    monkeypatch.setattr(QUIET, "note", notes.append)
+    result = train(recipe_of("control", name="logged", logging={"loggers": ["tensorboard"]}))
+    assert result.status == "finished"
+    assert notes == ["TensorBoardLogger failed and is left out from here on: no route"]
+
+
+def test_a_reward_with_memory_takes_it_through_a_restart(home):
+    class Counting:
+        """Count the calls."""
+
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def __call__(self, text):
+            self.calls += 1
+            return float(self.calls)
+
+        def state_dict(self):
+            return {"calls": self.calls}
+
+        def load_state_dict(self, state):
+            self.calls = state["calls"]
+
+    recipe = load_recipe(recipe_of("language", name="counting", rewards=[Counting]))
+    whole = train(recipe)
+    rewards = RunFolder.open(whole.run).metrics()["reward/mean"]
+    shutil.rmtree(checkpoint.list_checkpoints(RunFolder(whole.run).checkpoints_path)[-1])
+    resumed = loop.resume(whole.run, recipe=recipe, progress=QUIET)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert RunFolder.open(whole.run).metrics()["reward/mean"] == rewards
+    assert rewards[-1] > 100  # 16 calls a step, of which the last is the 128th
 
 
 def test_result_is_json(finished):

@@ -11,21 +11,18 @@ from rich.table import Table
 
 from guerdon import registry
 from guerdon.errors import RecipeError, nearest
+from guerdon.monitor.progress import duration, table
 from guerdon.training.run import Result
 
 
 def show_result(result: Result, console: Console) -> None:
     """How a run ended: before and after, alarms, and where to read on."""
     before, after = result.eval.get("before", {}), result.eval.get("after", {})
-    table = Table(
-        title=f"{Path(result.run).name}: {result.steps} steps in {result.seconds:.0f} s", title_justify="left"
-    )
-    for column in ("held-out", "before", "after", "change"):
-        table.add_column(column, justify="left" if column == "held-out" else "right")
-    for name in before:
-        change = f"{after[name] - before[name]:+.3f}" if name in after else ""
-        table.add_row(name, f"{before[name]:.3f}", f"{after[name]:.3f}" if name in after else "", change)
-    console.print(table)
+    rows = [
+        (name, f"{value:.3f}", *((f"{after[name]:.3f}", f"{after[name] - value:+.3f}") if name in after else ("", "")))
+        for name, value in before.items()
+    ]
+    table(f"{Path(result.run).name}: {result.steps} steps in {duration(result.seconds)}", rows, console=console)
     for alarm in result.alarms:
         console.print(f"{alarm['severity']}: step {alarm['step']}: {alarm['message']}", markup=False)
     if result.status == "interrupted":
@@ -35,12 +32,8 @@ def show_result(result: Result, console: Console) -> None:
 
 def show_metrics(title: str, metrics: Mapping[str, float]) -> None:
     """A table of one number per name, on standard output."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("held-out")
-    table.add_column("value", justify="right")
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.4f}")
-    Console().print(table)
+    rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
+    table(title, rows, columns=("held-out", "value"), console=Console())
 
 
 def method_rows(stage: str | None = None) -> list[dict[str, Any]]:
@@ -76,11 +69,11 @@ def show_methods(rows: list[dict[str, Any]]) -> None:
     """One table per stage, on standard output."""
     console = Console()
     for stage in dict.fromkeys(row["stage"] for row in rows):
-        table = Table(title=stage, title_justify="left", title_style="bold", expand=True)
-        table.add_column("name", no_wrap=True)
-        table.add_column("what it does", ratio=3)
-        table.add_column("fields it needs", ratio=2)
-        table.add_column("paper", ratio=2)
+        grid = Table(title=stage, title_justify="left", title_style="bold", expand=True)
+        grid.add_column("name", no_wrap=True)
+        grid.add_column("what it does", ratio=3)
+        grid.add_column("fields it needs", ratio=2)
+        grid.add_column("paper", ratio=2)
         for row in (r for r in rows if r["stage"] == stage):
-            table.add_row(row["name"], row["summary"], " ".join(row["needs"]), row["paper"])
-        console.print(table)
+            grid.add_row(row["name"], row["summary"], " ".join(row["needs"]), row["paper"])
+        console.print(grid)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from guerdon.credit.grouping import grouped
-from guerdon.rollouts import Rollouts
+from guerdon.rollouts import Rollouts, total
 from guerdon.tasks.base import Kind
 
 Severity = Literal["info", "warning", "critical"]
@@ -99,13 +99,6 @@ def batch_metrics(rollouts: Rollouts) -> dict[str, float]:
     return dict(zip(out, values, strict=True))
 
 
-def total(component: Tensor, mask: Tensor) -> Tensor:
-    """Reward of each trajectory (N,): a component as it is, or summed over its turns (N,M) or actions (N,T)."""
-    if component.ndim == 1:
-        return component
-    return (component.masked_fill(~mask, 0.0) if component.shape == mask.shape else component).sum(dim=1)
-
-
 def _moments(name: str, x: Tensor, which: tuple[str, ...]) -> dict[str, Tensor]:
     """Moments of the finite entries of ``x``; the std of equal values is exactly 0."""
     x = x[x.isfinite()].double()
@@ -128,7 +121,7 @@ def _groups(reward: Tensor, group: Tensor) -> dict[str, Tensor]:
     share = torch.where(size > 1, 1 / size.clamp(min=1), 0.0)
     if not share.any():
         return {}
-    tied = stats.tied() & (size > 1)
+    tied = stats.tied()
     finite = reward[stats.valid]
     low, high = finite.min().clamp(max=0.0), finite.max().clamp(min=1.0)
     place = (reward - low) / (high - low)
@@ -263,7 +256,7 @@ class Alarms:
         else:
             message = (
                 f"nothing can be learned: in the first {self._steps} steps no trajectory of {n} earned a reward above "
-                f"the minimum {low:g} (the success rate is below {3 / n:.1%} with 95 % confidence); check the reward "
+                f"the minimum {low:g} (the success rate is below {3 / n:.1%} with 95% confidence); check the reward "
                 "on an answer known to be right, use easier problems, warm-start the policy (warm_start), sample more "
                 "per start (sampling.group_size), or add a reward with partial credit"
             )

@@ -21,6 +21,8 @@ COLORS, DASHES = 5, 3
 POINTS = 100
 # Up to so many points are worth a dot each.
 DOTTED = 12
+# What is smaller counts as 0, for its logarithm does not exist.
+TINY = 1e-200
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 30
 
@@ -116,9 +118,10 @@ def ticks(low: float, high: float, wanted: int, *, whole: bool = False) -> list[
 
     The outermost lie inside the range for ``whole`` numbers (an axis of steps), else at it or just outside.
     """
-    if not high > low:
-        pad = abs(low) * 0.1 or 0.5
-        low, high = (low - pad, high + pad) if not whole else (low, low + 1)
+    size = max(abs(low), abs(high))
+    if high - low <= 1e-9 * size + TINY:
+        pad = 0.1 * size
+        low, high = (low - pad, high + pad) if pad > TINY and not whole else (low, low + 1)
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)

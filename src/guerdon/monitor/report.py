@@ -75,9 +75,9 @@ def render_report(folder: RunFolder) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, signed=_signed, span=_span, visible=visible)
+    environment.filters.update(number=_number, signed=_signed, span=_span)
     curves = Curves(columns, summary, alarms)
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         name=folder.name,
         kind=summary.get("kind") or (samples[0].kind if samples else None),
         status=summary.get("status", "unfinished"),
@@ -91,6 +91,7 @@ def render_report(folder: RunFolder) -> str:
         recipe=folder.recipe_path.read_text(encoding="utf-8", errors="replace"),
         version=__version__,
     )
+    return visible(page)
 
 
 def changes(evaluations: Mapping[str, Mapping[str, float]], columns: Columns) -> list[Change]:

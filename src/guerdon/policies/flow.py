@@ -108,7 +108,7 @@ class FlowPolicy(Policy):
         label_dropout: share of warm-start examples that lose their condition, from which v_null learns.
 
     Raises:
-        RecipeError: for a task that is not for flow policies, or steps below 1.
+        RecipeError: for a task that is not for flow policies, steps below 1, or a sampler without noise.
 
     Source: flow matching (Lipman et al. 2023, arXiv 2210.02747), Flow-GRPO (Liu et al. 2025, arXiv 2505.05470),
     classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598).
@@ -143,6 +143,12 @@ class FlowPolicy(Policy):
         self.dimensions, self.classes = task.dimensions, task.classes
         self.sampler = SDEStep(kind, noise, logp_reduce)
         self.noise_free = SDEStep("ddim", 0.0) if kind == "ddim" else SDEStep("ode")
+        grid = torch.linspace(1, 0, steps + 1)
+        if not (self.sampler.std(grid[:-1], grid[1:]) > 0).any():
+            raise RecipeError(
+                f"policy 'flow': sampler '{kind}' with noise {self.sampler.scale:g} is deterministic, so its steps "
+                "have no log-probability to train; use kind 'flow_sde' (evaluation is noise-free anyway)"
+            )
         self.steps, self.eval_steps = steps, eval_steps
         self.guidance, self.label_dropout = guidance, label_dropout
         self.module = VelocityNet(self.dimensions, self.classes, hidden, layers)
@@ -220,6 +226,10 @@ class FlowPolicy(Policy):
             prompt=[p.prompt for p in starts.problems],
             metadata=[p.metadata for p in starts.problems],
         )
+
+    def evaluation_options(self, options: FlowSampling) -> FlowSampling:
+        """Evaluation starts every trajectory from a latent of its own."""
+        return FlowSampling()
 
     def evaluate(self, rollouts: Rollouts, *, logits: bool = False) -> Evaluation:
         """Log-probability and entropy of the stored steps under the current weights, in one call of the network."""

@@ -61,7 +61,8 @@ class SDEStep:
     With x0 = x - t v, x1 = x + (1 - t) v and the score -x1 / t of the marginal at t:
 
     - ``flow_sde``: mean = x - (v + sigma^2 / (2 t) x1) dt, std = sigma sqrt(dt), sigma = a sqrt(t / (1 - t));
-      at t = 1 the denominator takes the next grid point. Same marginals as the ODE as dt -> 0.
+      at t = 1 the denominator takes the next grid point. Same marginals as the ODE as dt -> 0, with an error of
+      order sqrt(dt), for the first step's noise stays a.
     - ``dance_sde``: the same with sigma = a.
     - ``cps``: mean = (1 - t') x0 + sqrt(t'^2 - std^2) x1, std = t' sin(a pi / 2). It keeps the noise level right
       at few steps, but does not keep the marginals as dt -> 0.
@@ -152,12 +153,11 @@ class SDEStep:
         spread = std.unsqueeze(-1)
         if x_next is None:
             x_next = mean if noise is None else mean + spread * noise
-        squares = (x_next - mean) ** 2
         if self.kind == "cps":
-            terms = -squares
+            terms = -((x_next - mean) ** 2)
         else:
             safe = torch.where(spread > 0, spread, 1.0)
-            terms = -squares / (2 * safe**2) - safe.log() - 0.5 * math.log(2 * math.pi)
+            terms = -0.5 * ((x_next - mean) / safe) ** 2 - safe.log() - 0.5 * math.log(2 * math.pi)
         logp = torch.where(std > 0, self._reduce(terms), 0.0)
         return Step(x_next, logp, mean, std)
 
@@ -197,13 +197,12 @@ class SDEStep:
         if kind == "velocity":
             return ((v - v_ref) ** 2).mean(dim=-1)
         t, t_next = _time(t, x), _time(t_next, x)
-        shift = (self._mean(v, x, t, t_next, a) - self._mean(v_ref, x, t, t_next, a)) ** 2
+        shift = self._mean(v, x, t, t_next, a) - self._mean(v_ref, x, t, t_next, a)
         std = self.std(t, t_next, a)
-        variance = std**2
-        if kind == "official" and self.kind not in ("cps", "ddim"):
-            variance = variance / (t - t_next)
-        total = shift.sum(dim=-1) if kind == "exact" else shift.mean(dim=-1)
-        return torch.where(std > 0, total / (2 * torch.where(std > 0, variance, 1.0)), 0.0)
+        sigma = std / (t - t_next).sqrt() if kind == "official" and self.kind not in ("cps", "ddim") else std
+        squares = (shift / torch.where(std > 0, sigma, 1.0).unsqueeze(-1)) ** 2
+        total = squares.sum(dim=-1) if kind == "exact" else squares.mean(dim=-1)
+        return torch.where(std > 0, total / 2, 0.0)
 
     def _scale(self, a: Tensor | float | None, t: Tensor) -> Tensor:
         if self.kind == "ode":

@@ -78,7 +78,8 @@ class ReasoningGym(Task):
             extract: where the answer stands in what the policy wrote: the ``whole`` of it, the ``last_line`` that is
                 not empty, or the last ``<answer>...</answer>`` (``tag``), without which the score is 0.
             strict: score 1 where the verifier gives full marks and 0 elsewhere; if false, the verifier's raw value,
-                which may be partial credit for a wrong answer.
+                which may be partial credit for a wrong answer. Some verifiers (``spell_backward``, ``time_intervals``)
+                give full marks to a right answer with more text behind it; the reward ``exact`` does not.
 
         Raises:
             RecipeError: unknown dataset or option, option out of range, template without ``{question}``.
@@ -94,7 +95,7 @@ class ReasoningGym(Task):
                 "want at least 1 and at least 0"
             )
         self._members = _members(dataset, config)
-        self._refuse_unfit(dataset, strict)
+        self._refuse_unfit(strict)
         self._dataset, self._config, self._seed = dataset, config, seed
         self._train_size, self._eval_size = train_size, eval_size
         self._prompt, self._strict = prompt, strict
@@ -193,13 +194,16 @@ class ReasoningGym(Task):
         found: dict[int, Problem] = {}
         for index in range(limit):
             if len(found) == self._eval_size:
-                return found
+                break
             problem = self._problem(source, index)
             found.setdefault(problem.task_id, problem)
-        raise TaskError(
-            f"reasoning_gym '{self._dataset}': {limit} draws gave {len(found)} different questions, too few to hold "
-            f"out {self._eval_size} and train on others; lower eval_size (to {len(found) // 4}, say) or widen 'config'"
-        )
+        if len(found) < self._eval_size:
+            raise TaskError(
+                f"reasoning_gym '{self._dataset}': {limit} draws gave {len(found)} different questions, too few to "
+                f"hold out {self._eval_size} and train on others; lower eval_size (to {len(found) // 4}, say), or "
+                "widen 'config'"
+            )
+        return found
 
     def _problem(self, source: Any, index: int) -> Problem:
         try:
@@ -241,7 +245,7 @@ class ReasoningGym(Task):
                 f"{type(error).__name__}: {error}; correct 'config', or lower train_size or eval_size"
             ) from error
 
-    def _refuse_unfit(self, dataset: str, strict: bool) -> None:
+    def _refuse_unfit(self, strict: bool) -> None:
         for name in sorted(self._members & IRREPRODUCIBLE.keys()):
             raise TaskError(
                 f"reasoning_gym '{name}' {IRREPRODUCIBLE[name]} to make its problems, so no run could be resumed or "
@@ -302,7 +306,9 @@ def _members(dataset: str, config: Mapping[str, Any]) -> frozenset[str]:
         return frozenset({dataset})
     specs = config.get("datasets") or ()
     for spec in specs:
-        _check_names(spec["name"], spec.get("config", {}))
+        if not isinstance(spec, dict) or spec.keys() != {"name", "weight", "config"}:
+            raise RecipeError(f"reasoning_gym 'composite': datasets has {spec!r:.80}, want name, weight and config")
+        _check_names(spec["name"], spec["config"])
     return frozenset(spec["name"] for spec in specs)
 
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from guerdon.errors import GuerdonError
-from guerdon.monitor.alarms import total
 from guerdon.rewards.base import Fault
-from guerdon.rollouts import Rollouts
+from guerdon.rollouts import Rollouts, total
 
 
 def rollout_table(

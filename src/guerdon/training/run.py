@@ -21,6 +21,7 @@ from guerdon.monitor.loggers import Logger
 from guerdon.monitor.progress import Progress
 from guerdon.policies.base import Policy, SamplingOptions
 from guerdon.recipe import Recipe, load_recipe
+from guerdon.registry import Bound
 from guerdon.rewards.base import Reward
 from guerdon.tasks.base import Task
 from guerdon.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_sha256
@@ -146,9 +147,7 @@ class Run:
         for logger in plan.recipe.logging.loggers:
             method = registry.get("logger", logger.name)
             options = method.validate(logger.options)
-            loggers.append(
-                method.target(str(folder.path), plan.recipe.name, plan.recipe.model_dump(mode="json"), **options)
-            )
+            loggers.append(method.target(str(folder.path), plan.recipe.name, plan.recipe.to_dict(), **options))
         return cls(
             plan=plan,
             folder=folder,
@@ -170,13 +169,17 @@ class Run:
         state = {
             "evaluations": self.evaluations,
             "alarms": self.alarms.state_dict(),
-            "stages": {key: bound.state_dict() for key, bound in self.plan.stages},
+            "stages": {key: bound.state_dict() for key, bound in self._methods()},
             "task": self.task.state_dict(),
             "threads": torch.get_num_threads(),
             "seconds": self.seconds,
         }
         checkpoint = Checkpoint(self.step, self.policy.state_dict(), self.optimizer.state_dict(), state)
         save_checkpoint(self.folder.checkpoints_path, checkpoint, keep=self.recipe.checkpoint.keep)
+
+    def _methods(self) -> list[tuple[str, Bound]]:
+        """Every bound method that may remember something, rewards included, by a key that is stable."""
+        return [(f"rewards/{r.name}", r.bound) for r in self.rewards if r.method is not None] + self.plan.stages
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up where a checkpoint was written; what the folder holds of later steps is forgotten."""
@@ -185,7 +188,7 @@ class Run:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.alarms.load_state_dict(state["alarms"])
         self.task.load_state_dict(state["task"])
-        for key, bound in self.plan.stages:
+        for key, bound in self._methods():
             bound.load_state_dict(state["stages"][key])
         if state["threads"] != torch.get_num_threads():
             warnings.warn(
@@ -207,8 +210,12 @@ class Run:
             self.folder.add_alarm(asdict(alarm))
             self.progress.alarm(alarm)
         self.folder.log(step, metrics)
-        for logger in self.loggers:
-            logger.log(step, metrics)
+        for logger in list(self.loggers):
+            try:
+                logger.log(step, metrics)
+            except Exception as error:  # someone else's server must not end the run; its files hold every number
+                self.loggers.remove(logger)
+                self.progress.note(f"{type(logger).__name__} failed and is left out from here on: {error}")
 
     def evaluate(self) -> dict[str, float]:
         """Held-out metrics of the policy as it is."""

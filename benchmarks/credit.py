@@ -1,0 +1,66 @@
+"""Time of every group-level credit on a large batch, beside the cost of writing its result once.
+
+    python benchmarks/credit.py [--json]
+
+The floor is one memory-bound pass, ``a.unsqueeze(1) * mask``: no credit that hands out (N,T) numbers can be faster.
+Rounds alternate between the methods, so that drifts of the machine meet all of them; medians are printed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from guerdon import registry
+
+TRAJECTORIES, ACTIONS, GROUP, ROUNDS = 8192, 1024, 16, 9
+
+
+def batch() -> dict[str, torch.Tensor]:
+    """Every field that a credit may name."""
+    generator = torch.Generator().manual_seed(0)
+    length = torch.randint(ACTIONS // 2, ACTIONS + 1, (TRAJECTORIES,), generator=generator)
+    mask = torch.arange(ACTIONS) < length.unsqueeze(1)
+    return {
+        "reward": torch.rand(TRAJECTORIES, generator=generator),
+        "greedy_reward": torch.rand(TRAJECTORIES, generator=generator),
+        "group": torch.arange(TRAJECTORIES) // GROUP,
+        "length": length,
+        "mask": mask,
+        "dense": torch.rand(TRAJECTORIES, ACTIONS, generator=generator),
+        "values": torch.rand(TRAJECTORIES, ACTIONS, generator=generator),
+        "bootstrap": torch.zeros(TRAJECTORIES),
+        "done": torch.ones(TRAJECTORIES, dtype=torch.bool),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    fields = batch()
+    calls: dict[str, Callable[[], object]] = {"floor": lambda: fields["reward"].unsqueeze(1) * fields["mask"]}
+    for method in registry.methods("credit"):
+        calls[method.name] = functools.partial(method.bind(), fields)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(ROUNDS + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if round_:
+                seconds[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    if "--json" in sys.argv:
+        print(json.dumps({name: {"seconds": s, "ratio": s / medians["floor"]} for name, s in medians.items()}))
+        return
+    print(f"{TRAJECTORIES} x {ACTIONS} actions, groups of {GROUP}, {torch.get_num_threads()} threads")
+    for name, median in medians.items():
+        print(f"{name:22s} {1e3 * median:8.1f} ms   {median / medians['floor']:6.2f} x floor")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Small experiments that prove what guerdon says of itself."""
