@@ -8,8 +8,10 @@ function stands at each stage is the plan's business; there are no flags per met
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,21 @@ def resume(path: str | Path, *, recipe: Recipe | None = None, progress: Progress
     return _train(Run.resume(path, recipe=recipe, progress=progress))
 
 
+@contextmanager
+def _long_lived_objects_aside() -> Iterator[None]:
+    """Keep what exists now out of the garbage collector's sight.
+
+    The imported libraries hold a million objects that never die; walking them costs 0.3 s every ten small steps.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@_long_lived_objects_aside()
 def _train(run: Run) -> Result:
     steps = run.recipe.training.steps
     if not run.restored:
