@@ -190,6 +190,8 @@ def test_a_reward_that_always_fails_stops_before_training(home):
 
     with pytest.raises(RewardError, match="every sample of the first batch faulted.*ZeroDivisionError: no luck"):
         train(recipe_of("language", name="broken", rewards=[broken]))
+    saved = checkpoint.list_checkpoints(RunFolder("runs/broken").checkpoints_path)
+    assert [path.name for path in saved] == ["step-00000000"]  # the warm start need not be repeated
 
 
 def test_samples_whose_reward_fails_are_dropped_recorded_and_counted(home):
@@ -299,6 +301,19 @@ def test_a_reward_with_memory_takes_it_through_a_restart(home):
     assert resumed.weights_sha256 == whole.weights_sha256
     assert RunFolder.open(whole.run).metrics()["reward/mean"] == rewards
     assert rewards[-1] > 100  # 16 calls a step, of which the last is the 128th
+
+
+def test_an_alarm_is_raised_once_over_restarts(home):
+    def nothing(text):
+        """Never reward."""
+        return 0.0
+
+    recipe = load_recipe(recipe_of("language", name="alarmed", rewards=[nothing], checkpoint={"every": 2, "keep": 9}))
+    whole = train(recipe)
+    assert [(alarm["code"], alarm["step"]) for alarm in whole.alarms] == [("no-signal", 6)]
+    for path in checkpoint.list_checkpoints(RunFolder(whole.run).checkpoints_path)[2:]:
+        shutil.rmtree(path)
+    assert loop.resume(whole.run, recipe=recipe, progress=QUIET).alarms == whole.alarms
 
 
 def test_result_is_json(finished):

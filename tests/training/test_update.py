@@ -37,7 +37,7 @@ def batch(policy, n=12):
         truncated=torch.zeros(n, dtype=torch.bool),
         payload={"action": action},
     )
-    rollouts.advantage = (action == 2).float().unsqueeze(1) - 1 / 3
+    rollouts.advantage = (action == 2).float().unsqueeze(1) - 0.2
     return rollouts
 
 
