@@ -316,6 +316,13 @@ def test_an_alarm_is_raised_once_over_restarts(home):
     assert loop.resume(whole.run, recipe=recipe, progress=QUIET).alarms == whole.alarms
 
 
+def test_divergence_is_measured_from_the_policy_that_rl_began_with(home):
+    recipe = recipe_of("language", name="reference", optimizer={"lr": 0.02}, training={"steps": 4})
+    kl = RunFolder.open(train(recipe).run).metrics()["update/kl/kl"]
+    assert kl[0] == pytest.approx(0, abs=1e-9)
+    assert all(step > 1e-6 for step in kl[1:])
+
+
 def test_result_is_json(finished):
     for result in finished.values():
         keys = {"run", "kind", "steps", "seconds", "eval", "alarms", "weights_sha256", "status"}
