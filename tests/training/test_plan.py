@@ -41,8 +41,10 @@ def test_a_field_that_nobody_supplies_is_refused(recipe, overrides, message):
 
 
 def test_the_remedies_that_the_messages_name_work():
-    plan_of(LANGUAGE, "credit=gae", "policy.value_head=true", "terms=[value]")
-    plan_of(CONTROL, "credit=gae", "terms=[value]")
+    language = plan_of(LANGUAGE, "credit=gae", "policy.value_head=true", "terms=[value]")
+    control = plan_of(CONTROL, "credit=gae", "terms=[value]")
+    for plan in (language, control):
+        assert {"values", "bootstrap", "value_prediction", "returns"} <= plan.needs
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,9 +74,9 @@ class LanguagePolicy(Policy):
         critic = {"values", "bootstrap", "value_prediction"} if options.get("value_head") else set()
         return frozenset({"tokens", "text", "prompt"} | critic)
 
+    @abstractmethod
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of what the model reads before it answers."""
-        raise NotImplementedError
 
     def encode_answer(self, answer: str) -> list[int]:
         """Token ids of what the model should write, closed by the end token."""
