@@ -323,6 +323,35 @@ def test_divergence_is_measured_from_the_policy_that_rl_began_with(home):
     assert all(step > 1e-6 for step in kl[1:])
 
 
+def test_the_greedy_reward_is_that_of_one_greedy_trajectory_per_start(home, monkeypatch):
+    from guerdon.policies.tiny_lm import TinyLM
+
+    drawn, seen = [], {}
+    sample = TinyLM.sample
+
+    def spy(self, starts, options, *, seed, greedy=False):
+        rollouts = sample(self, starts, options, seed=seed, greedy=greedy)
+        drawn.append((greedy, list(rollouts.prompt), list(rollouts.text)))
+        return rollouts
+
+    def length(text):
+        """Number of characters."""
+        return float(len(text))
+
+    def mine(reward, greedy_reward, group, mask):
+        """Remember the baseline."""
+        seen.update(greedy=greedy_reward.tolist(), group=group.tolist())
+        return (reward - greedy_reward).unsqueeze(1) * mask
+
+    monkeypatch.setattr(TinyLM, "sample", spy)
+    recipe = recipe_of("language", name="greedy", rewards=[length], credit=mine, training={"steps": 1})
+    train(recipe)
+    sampled, greedy = [call for call in drawn if len(call[1]) in (16, 4)][-2:]
+    assert (sampled[0], greedy[0]) == (False, True)
+    assert greedy[1] == sampled[1][::4]
+    assert seen["greedy"] == [float(len(greedy[2][group])) for group in seen["group"]]
+
+
 def test_result_is_json(finished):
     for result in finished.values():
         keys = {"run", "kind", "steps", "seconds", "eval", "alarms", "weights_sha256", "status"}
