@@ -34,7 +34,7 @@ def small_llama(path):
 
     from guerdon.policies.tiny_lm import build_tokenizer
 
-    tokenizer = build_tokenizer(["12 + 5 = 17\n40 - 13 = 27"])
+    tokenizer = build_tokenizer(["12 + 5 = 17; 40 - 13 = 27;"])
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, **sizes)).save_pretrained(path)
     tokenizer.save_pretrained(path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from guerdon.credit.grouping import Singleton, center, grouped, leave_one_out_mean, per_action, whiten
+from guerdon.credit.grouping import Singleton, center, group_mean, grouped, leave_one_out_mean, per_action, whiten
+from guerdon.curriculum.difficulty import difficulty_softmax
 from guerdon.registry import register
 
 
@@ -144,9 +146,8 @@ def reinforce_pp_baseline(
     Source: Hu 2025, arXiv 2501.03262.
     """
     centred = center(reward, group, singleton=singleton)
-    stats = grouped(reward, group)
-    silent = stats.tied() & ((stats.count() > 1) | (singleton == "zero"))
-    return _batch_whiten(centred, mask, unit, eps, ddof).masked_fill(silent.unsqueeze(1), 0.0)
+    silent = _silent(reward, group, singleton).unsqueeze(1)
+    return _batch_whiten(centred, mask, unit, eps, ddof).masked_fill(silent, 0.0)
 
 
 @register("credit", paper="Chu et al. 2025, arXiv 2504.02546", needs_group=True)
@@ -176,6 +177,201 @@ def gpg(
     alpha = reward.shape[0] / useful.clamp(min=1)
     relative = center(reward, group) if f_norm == "one" else whiten(reward, group, eps=eps)
     return per_action(alpha * relative, mask)
+
+
+@register("credit", paper="Liu et al. 2026, arXiv 2601.05242", needs_group=True)
+def gdpo(
+    components: Tensor,
+    group: Tensor,
+    mask: Tensor,
+    component_weights: Tensor | None = None,
+    *,
+    eps: float = 1e-4,
+    batch_norm: Literal["sequence", "token", "none"] = "sequence",
+    singleton: Singleton = "zero",
+) -> Tensor:
+    """Every reward compared with its group on its own scale, then weighted, added up and whitened over the batch.
+
+    a_i = sum_k w_k (r_{i,k} - mean_g r_k) / (std_g r_k + eps);  A_i = (a_i - mean_B a) / (std_B a + eps)
+
+    Summing first would give different combinations of rewards the same advantage. The weights multiply advantages:
+    on the rewards themselves the z-score would cancel them. Shaping is not read.
+
+    Args:
+        components: (N,K) raw rewards, one column each; NaN counts as 0.
+        group: (N,) key of the trajectories that share a start.
+        mask: (N,T) true on actions.
+        component_weights: (K,) weights w; 1 by default. A recipe gives those of its rewards.
+        eps: added to each standard deviation.
+        batch_norm: what the batch statistics count: each trajectory once (``sequence``), each once per action
+            (``token``), or no batch step (``none``). A single component (K = 1) has none either: it gives ``grpo``.
+        singleton: what a group of one enters the batch with: 0 (``zero``) or its weighted rewards (``raw``).
+
+    Returns:
+        (N,T) A_i on the actions of trajectory i, 0 elsewhere; exactly 0 in a group whose a_i are all equal, which
+        the batch step alone would shift by -mean_B a / std_B a.
+
+    Raises:
+        ValueError: when there is not one weight per component.
+
+    Source: Liu et al. 2026, arXiv 2601.05242.
+    """
+    weights = (
+        components.new_ones(components.shape[1]) if component_weights is None else component_weights.to(components)
+    )
+    if weights.shape != components.shape[1:]:
+        raise ValueError(
+            f"component_weights has shape {tuple(weights.shape)}, components {tuple(components.shape)}; "
+            "give one weight per column"
+        )
+    columns = components.masked_fill(components.isnan(), 0.0).unbind(dim=1)
+    apart = torch.stack([whiten(column, group, eps=eps, singleton=singleton) for column in columns], dim=1)
+    combined = (weights * apart).sum(dim=1)
+    if batch_norm == "none" or len(columns) == 1:
+        return per_action(combined, mask)
+    unit = "token" if batch_norm == "token" else "trajectory"
+    silent = _silent(combined, group, singleton).unsqueeze(1)
+    return _batch_whiten(combined, mask, unit, eps, ddof=1).masked_fill(silent, 0.0)
+
+
+@register("credit", paper="Zhu et al. 2026, arXiv 2601.06993", needs_group=True)
+def mrn(
+    components: Tensor,
+    group: Tensor,
+    mask: Tensor,
+    component_weights: Tensor | None = None,
+    *,
+    eps: float = 1e-4,
+    singleton: Singleton = "zero",
+) -> Tensor:
+    """Every reward compared with its group on its own scale, then weighted and added up: ``gdpo``, no batch step.
+
+    A_i = sum_k w_k (r_{i,k} - mean_g r_k) / (std_g r_k + eps)
+
+    K rewards make |A| grow like sqrt(K) to K, so the learning rate must follow.
+
+    Args:
+        components: (N,K) raw rewards, one column each; NaN counts as 0.
+        group: (N,) key of the trajectories that share a start.
+        mask: (N,T) true on actions.
+        component_weights: (K,) weights w; 1 by default. A recipe gives those of its rewards.
+        eps: added to each standard deviation.
+        singleton: what a group of one gets: no credit (``zero``) or its weighted rewards (``raw``).
+
+    Returns:
+        (N,T) A_i on the actions of trajectory i, 0 elsewhere.
+
+    Raises:
+        ValueError: when there is not one weight per component.
+
+    Source: Zhu et al. 2026, arXiv 2601.06993.
+    """
+    return gdpo(components, group, mask, component_weights, eps=eps, batch_norm="none", singleton=singleton)
+
+
+@register("credit", paper="Nan et al. 2025, arXiv 2509.18851", needs_group=True)
+def ngrpo(
+    reward: Tensor,
+    group: Tensor,
+    mask: Tensor,
+    *,
+    virtual: Annotated[int, Field(ge=0)] = 1,
+    max_reward: float = 1.0,
+    eps: float = 1e-6,
+    singleton: Singleton = "zero",
+) -> Tensor:
+    """Group-relative advantage with imagined best members, so that a group that fails throughout is pushed away.
+
+    A_i = (r_i - m) / (s + eps),  m and s: mean and sample standard deviation of the group and ``virtual`` max_reward
+
+    The published method is this credit with objective ``ppo_clip``, lower clip 0.16 and upper clip 0.24.
+
+    Args:
+        reward: (N,) outcome of each trajectory.
+        group: (N,) key of the trajectories that share a start.
+        mask: (N,T) true on actions.
+        virtual: imagined members of each group; they enter its statistics only.
+        max_reward: the largest outcome there can be. Were it smaller, good groups would be pushed away too little.
+        eps: added to the standard deviation.
+        singleton: what a group of one gets, which imagines no member: no credit (``zero``) or its reward (``raw``).
+
+    Returns:
+        (N,T) A_i on the actions of trajectory i, 0 elsewhere; exactly 0 where all of a group reach max_reward, and
+        of negative mean in every other group.
+
+    Source: Nan et al. 2025, arXiv 2509.18851.
+    """
+    keys, size = group.unique(return_counts=True)
+    imagined = keys[size > 1].repeat(virtual)
+    outcomes = torch.cat([reward, reward.new_full(imagined.shape, max_reward)])
+    relative = whiten(outcomes, torch.cat([group, imagined]), eps=eps, singleton=singleton)
+    return per_action(relative[: reward.shape[0]], mask)
+
+
+@register("credit", paper="Dai et al. 2026, arXiv 2601.20614", needs_group=True)
+def dgpo(
+    reward: Tensor,
+    group: Tensor,
+    mask: Tensor,
+    components: Tensor | None = None,
+    *,
+    accuracy: int = 0,
+    temperature: Annotated[float, Field(gt=0)] = 2.0,
+    token_mean: Literal["useful", "all"] = "useful",
+    eps: float = 1e-4,
+) -> Tensor:
+    """Group-relative advantage of equal total size in every group, times a weight that favours hard problems.
+
+    A_i = lambda_g G (r_i - mean_g r) / (sum_g |r - mean_g r| + eps),  lambda: ``difficulty_softmax``
+
+    Before lambda the |A_i| of a useful group add up to G, where ``grpo`` gives very hard and very easy ones less.
+    The published method is this credit with objective ``ppo_clip`` and ``aggregate: token_mean``.
+
+    Args:
+        reward: (N,) outcome of each trajectory.
+        group: (N,) key of the trajectories that share a start.
+        mask: (N,T) true on actions.
+        components: (N,K) raw rewards; the outcome stands for the accuracy where they are not given.
+        accuracy: column of components that tells how hard a problem is; NaN counts as 0. A group that is 0 throughout
+            on it, yet useful through another reward, gets the weight of a solved one.
+        temperature: of the softmax over the useful groups.
+        token_mean: which actions the objective's token mean is to count: those of useful groups, by the factor
+            (all actions / useful actions) on A, or ``all`` (no factor).
+        eps: added to the sum of absolute deviations.
+
+    Returns:
+        (N,T) A_i on the actions of trajectory i, 0 elsewhere and where all rewards of a group are equal.
+
+    Source: Dai et al. 2026, arXiv 2601.20614.
+    """
+    stats = grouped(reward, group)
+    size, distance = stats.count(), stats.deviation()
+    total = size * group_mean(distance.abs(), group) + eps
+    even = size * distance / torch.where(total > 0, total, 1.0)
+    useful = ~stats.tied()
+    score = reward if components is None else components[:, accuracy]
+    weight = _difficulty_weight(score.masked_fill(score.isnan(), 0.0), group, useful, temperature)
+    if token_mean == "useful":
+        weight = weight * mask.sum() / (mask & useful.unsqueeze(1)).sum().clamp(min=1)
+    return per_action(weight * even, mask)
+
+
+def _silent(x: Tensor, group: Tensor, singleton: Singleton) -> Tensor:
+    """(N,) trajectories whose group says nothing about them."""
+    stats = grouped(x, group)
+    return stats.tied() & ((stats.count() > 1) | (singleton == "zero"))
+
+
+def _difficulty_weight(score: Tensor, group: Tensor, useful: Tensor, temperature: float) -> Tensor:
+    """(N,) weight of each trajectory's group among the useful ones."""
+    stats = grouped(score, group)
+    hopeless = stats.tied() & (score == 0)
+    mean = torch.where(hopeless, 1.0, stats.mean())
+    size = stats.total(torch.ones_like(mean)).clamp(min=1)
+    weights = difficulty_softmax(
+        stats.total(mean) / size, stats.total(useful.to(mean.dtype)) > 0, temperature=temperature
+    )
+    return stats.spread(weights)
 
 
 def _batch_whiten(x: Tensor, mask: Tensor, unit: Literal["token", "trajectory"], eps: float, ddof: int) -> Tensor:

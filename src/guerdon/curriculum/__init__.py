@@ -1,0 +1,1 @@
+"""What to try next: how hard each problem is, and how much it should weigh."""
