@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from guerdon.monitor import charts
 from guerdon.monitor.charts import POINTS, Marker, Series, compact, line_chart, png, ticks
 
 
@@ -189,3 +190,20 @@ def test_png_holds_the_pixels():
         at += 12 + size
     assert chunks[b"IHDR"][:8] == (3).to_bytes(4, "big") + (2).to_bytes(4, "big")
     assert zlib.decompress(chunks[b"IDAT"]) == bytes([0, 0, 128, 255, 0, 255, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (0.0, "0"),
+        (5e-7, "5e-7"),
+        (-1.5e-4, "−1.5e-4"),
+        (0.0015, "0.0015"),
+        (0.25, "0.25"),
+        (2000.0, "2000"),
+        (3e4, "30k"),
+    ],
+)
+def test_labels_of_ticks_fit_beside_the_axis(value, label):
+    assert charts._tick(value) == label
+    assert len(label) <= 7

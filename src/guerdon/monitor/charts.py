@@ -24,7 +24,7 @@ DOTTED = 12
 # What is smaller counts as 0, for its logarithm does not exist.
 TINY = 1e-200
 WIDTH, HEIGHT = 360, 200
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 30
 
 
 @dataclass(frozen=True)
@@ -206,8 +206,12 @@ def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], across: _Scale, up
 
 
 def _tick(value: float) -> str:
-    """A tick's label: no more digits than it needs, a true minus sign."""
-    text = f"{value:.10g}" if 1e-4 <= abs(value) < 1e4 or value == 0 else compact(value)
+    """A tick's label: no more digits than it needs, at most seven characters, a true minus sign."""
+    if value != 0 and abs(value) < 1e-3:
+        digits, _, power = f"{value:.1e}".partition("e")
+        text = f"{digits.removesuffix('.0')}e{int(power)}"
+    else:
+        text = f"{value:.10g}" if abs(value) < 1e4 else compact(value)
     return text.replace("-", "−", 1) if value < 0 else text
 
 
