@@ -169,15 +169,6 @@ def test_on_policy_every_objective_has_the_plain_policy_gradient(name, seed):
         torch.testing.assert_close(gradient(loss, logp), gradient(plain, logp))
 
 
-def test_dispo_is_a_setting_of_the_surrogate():
-    old = torch.zeros(1, 4, dtype=torch.float64)
-    logp = torch.log(torch.tensor([[20.0, 0.5, 20.0, 0.5]], dtype=torch.float64)).requires_grad_()
-    advantage = torch.tensor([[1.0, 1.0, -1.0, -1.0]], dtype=torch.float64)
-    bounds = {"lo_pos": 0.8, "hi_pos": 11.0, "lo_neg": None, "hi_neg": 101.0}
-    loss, _ = surrogate(logp, old, advantage, torch.ones(1, 4), gradient="score", **bounds)
-    assert (4 * gradient(loss, logp)).tolist()[0] == pytest.approx([-11, -0.8, 20, 0.5])
-
-
 def test_an_external_demonstration_is_a_mixture_of_old_policies():
     """RL-PLUS: rho = 2 pi / (1.5 pi_old + 0.5), unclipped, with gradient through pi."""
     probability = torch.tensor([[0.01, 1.0, 0.3]], dtype=torch.float64)

@@ -4,6 +4,7 @@ from guerdon.objectives.aggregation import Aggregation, TermAggregation, aggrega
 from guerdon.objectives.covariance import clip_cov, kl_cov, token_covariance
 from guerdon.objectives.divergence import k1, k2, k3, kl
 from guerdon.objectives.entropy import categorical_entropy, entropy
+from guerdon.objectives.off_policy import dispo
 from guerdon.objectives.policy import (
     cispo,
     dapo,
@@ -27,6 +28,7 @@ __all__ = [
     "clip_by_sign",
     "clip_cov",
     "dapo",
+    "dispo",
     "entropy",
     "explained_variance",
     "gmpo",
