@@ -9,7 +9,7 @@ from guerdon.recipe import load_recipe
 from guerdon.training.checkpoint import load_checkpoint
 from guerdon.training.evaluate import evaluate_policy
 from guerdon.training.folder import RunFolder
-from guerdon.training.plan import bind_task_reward, build_policy, build_task, make_plan
+from guerdon.training.plan import build, make_plan
 
 
 def evaluate_run(path: str | Path, *, problems: int | None = None) -> tuple[dict[str, float], int]:
@@ -20,18 +20,16 @@ def evaluate_run(path: str | Path, *, problems: int | None = None) -> tuple[dict
     """
     folder = RunFolder.open(path)
     recipe = load_recipe(folder.recipe_path)
-    plan = make_plan(recipe)
-    task = build_task(plan)
-    policy, sampling = build_policy(plan, task)
+    parts = build(make_plan(recipe))
     checkpoint = load_checkpoint(folder.checkpoints_path)
     if checkpoint is None:
         raise CheckpointError(f"'{path}' has no checkpoint to evaluate; train it first: guerdon train --resume {path}")
-    policy.load_state_dict(checkpoint.policy)
+    parts.policy.load_state_dict(checkpoint.policy)
     metrics = evaluate_policy(
-        policy,
-        task,
-        bind_task_reward(plan, task),
-        sampling,
+        parts.policy,
+        parts.task,
+        parts.rewards,
+        parts.sampling,
         problems=problems or recipe.evaluation.problems,
         batch=recipe.evaluation.batch,
         seed=recipe.seed,

@@ -96,30 +96,24 @@ def make_plan(recipe: Recipe) -> Plan:
     return replace(plan, needs=needs)
 
 
-def build_task(plan: Plan) -> Task:
-    """Construct the task."""
-    return plan.task.target(**plan.task.validate(plan.recipe.task.options))
+@dataclass(frozen=True)
+class Parts:
+    """What a plan builds before anything runs; the reward named ``task`` is bound to the task's own scorer."""
+
+    task: Task
+    rewards: list[Reward]
+    policy: Policy
+    sampling: SamplingOptions
 
 
-def build_policy(plan: Plan, task: Task) -> tuple[Policy, SamplingOptions]:
-    """Construct the policy with initial weights drawn from the run's seed, and its sampling options."""
-    torch.manual_seed(derive(plan.recipe.seed, "policy"))
-    policy = plan.policy.target(task, **plan.policy.validate(plan.recipe.policy.options))
-    return policy, sampling_options(plan)
-
-
-def sampling_options(plan: Plan) -> SamplingOptions:
-    """The recipe's ``sampling`` keys that belong to the policy, validated.
-
-    Raises:
-        RecipeError: for keys the policy's sampler does not know.
-    """
-    return _sampling(plan.recipe, plan.policy)
-
-
-def bind_task_reward(plan: Plan, task: Task) -> list[Reward]:
-    """The rewards, with the one named ``task`` bound to the task's own scorer."""
-    return [replace(r, method=resolve_task_reward(task)) if r.method is None else r for r in plan.rewards]
+def build(plan: Plan) -> Parts:
+    """Construct the task, its rewards and the policy, whose initial weights are drawn from the run's seed."""
+    recipe = plan.recipe
+    task = plan.task.target(**plan.task.validate(recipe.task.options))
+    rewards = [replace(r, method=resolve_task_reward(task)) if r.method is None else r for r in plan.rewards]
+    torch.manual_seed(derive(recipe.seed, "policy"))
+    policy = plan.policy.target(task, **plan.policy.validate(recipe.policy.options))
+    return Parts(task, rewards, policy, _sampling(recipe, plan.policy))
 
 
 def _method(stage: str, spec: MethodSpec) -> Method:
@@ -133,6 +127,7 @@ def _bind(stage: str, spec: MethodSpec) -> Bound:
 
 
 def _sampling(recipe: Recipe, policy: Method) -> SamplingOptions:
+    """The recipe's ``sampling`` keys that belong to the policy, validated."""
     model = policy.target.Sampling
     for key in recipe.sampling.options:
         if key not in model.model_fields:

@@ -28,7 +28,7 @@ from guerdon.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from guerdon.training.evaluate import evaluate_policy
 from guerdon.training.folder import RunFolder
 from guerdon.training.optim import Optimizer
-from guerdon.training.plan import Plan, bind_task_reward, build_policy, build_task, make_plan
+from guerdon.training.plan import Parts, Plan, build, make_plan
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,9 @@ class Run:
     def start(cls, recipe: Recipe, *, overwrite: bool = False, progress: Progress | None = None) -> Run:
         """Check a recipe, build everything it names and make its folder."""
         plan = make_plan(recipe)
-        task = build_task(plan)
-        rewards = bind_task_reward(plan, task)
-        policy, sampling = build_policy(plan, task)
+        parts = build(plan)
         folder = RunFolder.create(Path(recipe.runs_dir) / recipe.name, recipe.to_yaml(), overwrite=overwrite)
-        return cls._assemble(plan, folder, task, rewards, policy, sampling, progress)
+        return cls._assemble(plan, parts, folder, progress)
 
     @classmethod
     def resume(cls, path: str | Path, *, recipe: Recipe | None = None, progress: Progress | None = None) -> Run:
@@ -114,10 +112,7 @@ class Run:
         """
         folder = RunFolder.open(path)
         plan = make_plan(recipe or load_recipe(folder.recipe_path))
-        task = build_task(plan)
-        rewards = bind_task_reward(plan, task)
-        policy, sampling = build_policy(plan, task)
-        run = cls._assemble(plan, folder, task, rewards, policy, sampling, progress)
+        run = cls._assemble(plan, build(plan), folder, progress)
         checkpoint = load_checkpoint(folder.checkpoints_path)
         if checkpoint is None:
             folder.truncate(-1)
@@ -126,18 +121,9 @@ class Run:
         return run
 
     @classmethod
-    def _assemble(
-        cls,
-        plan: Plan,
-        folder: RunFolder,
-        task: Task,
-        rewards: list[Reward],
-        policy: Policy,
-        sampling: SamplingOptions,
-        progress: Progress | None,
-    ) -> Run:
+    def _assemble(cls, plan: Plan, parts: Parts, folder: RunFolder, progress: Progress | None) -> Run:
         spec = plan.recipe.optimizer
-        trainable = policy.trainable()
+        trainable = parts.policy.trainable()
         if not trainable:
             raise RecipeError(f"policy '{plan.policy.name}' has no trainable weights")
         optimizer = Optimizer(
@@ -151,13 +137,13 @@ class Run:
         return cls(
             plan=plan,
             folder=folder,
-            task=task,
-            policy=policy,
-            sampling=sampling,
-            rewards=rewards,
+            task=parts.task,
+            policy=parts.policy,
+            sampling=parts.sampling,
+            rewards=parts.rewards,
             optimizer=optimizer,
             progress=progress or Progress(),
-            alarms=Alarms(policy.kind),
+            alarms=Alarms(parts.policy.kind),
             loggers=loggers,
         )
 
