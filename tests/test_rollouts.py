@@ -2,8 +2,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensordict import TensorDict
 
-from guerdon.rollouts import Fields, at_last_action, make_rollouts, pad_actions, total
+from guerdon.rollouts import Fields, at_last_action, join, make_rollouts, pad_actions, total
 
 
 def batch(mask, **fields):
@@ -100,3 +101,32 @@ def test_total_of_turns_and_actions():
     assert total(torch.tensor([2.0]), mask).tolist() == [2.0]
     assert total(torch.tensor([[1.0, 2.0, 50.0]]), mask).tolist() == [3.0]
     assert total(torch.tensor([[1.0, 2.0]]), mask).tolist() == [3.0]
+
+
+def test_joining_pads_actions_and_fills_what_is_missing():
+    short = batch([[1], [1]], text=["a", "b"], ref_logp=torch.full((2, 1), -3.0))
+    long = batch([[1, 1, 1], [1, 1, 0]], reward=torch.tensor([1.0, 2.0]), external=torch.tensor([[True] * 3] * 2))
+    short.rewards["r"], short.watch["w"] = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 6.0])
+    long.rewards["r"], long.rewards["dense"] = torch.tensor([3.0, 4.0]), torch.arange(6.0).view(2, 3)
+    long.marks = TensorDict({"thought": torch.tensor([[True, False, False]] * 2)}, [2])
+    joined = join([short, long], torch.cat([short.payload, long.payload]))
+    assert joined.mask.int().tolist() == [[1, 0, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]]
+    assert joined.turn.tolist() == [[0, -1, -1], [0, -1, -1], [0, 0, 0], [0, 0, -1]]
+    assert joined.old_logp.sum(dim=1).tolist() == [-1, -1, -3, -2]
+    assert joined.ref_logp.tolist() == [[-3, 0, 0], [-3, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert joined.external.int().tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1]]
+    assert list(joined.text) == ["a", "b", None, None]
+    assert joined.reward.isnan().tolist() == [True, True, False, False]
+    assert joined.reward[2:].tolist() == [1, 2]
+    assert joined.rewards["r"].tolist() == [1, 2, 3, 4]
+    assert joined.rewards["dense"].tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 2], [3, 4, 5]]
+    assert joined.watch["w"][2:].isnan().all()
+    assert joined.marks["thought"].int().tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0]]
+    assert joined.payload["x"].tolist() == [0, 1, 0, 1]
+    assert joined.advantage is None
+
+
+def test_a_column_per_component_is_not_taken_for_one_per_action():
+    two = batch([[1, 1]], components=torch.ones(1, 2))
+    three = batch([[1, 1, 1]], components=torch.ones(1, 2))
+    assert join([two, three], torch.cat([two.payload, three.payload])).components.shape == (2, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
@@ -62,6 +62,19 @@ class WarmStart(Section):
     carry_over: bool = Field(default=True, description="keep the optimiser's moments for RL")
 
 
+class Preference(Section):
+    """Updates on pairs of a better and a worse answer after the warm start, to make the snapshot ``anchor``.
+
+    The policy goes on from where the warm start left it; only the snapshot keeps what was learned here.
+    """
+
+    steps: int = Field(ge=1, description="number of updates")
+    pairs: int = Field(default=32, ge=1, description="problems per update; each gives one pair or none")
+    samples: int = Field(default=4, ge=2, description="answers drawn per problem, of which best and worst are the pair")
+    lr: float = Field(default=1e-4, gt=0, description="learning rate, constant")
+    beta: float = Field(default=0.1, gt=0, description="strength of the pull towards the reference")
+
+
 class SamplingSpec(BaseModel):
     """How many trajectories a step draws; further keys go to the policy's sampler."""
 
@@ -69,6 +82,7 @@ class SamplingSpec(BaseModel):
 
     prompts: int = Field(default=16, ge=1, description="starts per step")
     group_size: int = Field(default=8, ge=1, description="trajectories per start")
+    sources: list[MethodSpec] = Field(default_factory=list, description="where further trajectories come from")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -77,8 +91,11 @@ class SamplingSpec(BaseModel):
 
 
 class OptimizerSpec(Section):
-    """AdamW and its schedule."""
+    """The optimiser and its schedule: AdamW, or the normalised momentum of N-PG-IGT."""
 
+    name: Literal["adam", "npgigt"] = Field(
+        default="adam", description="adam (AdamW), or npgigt, whose step has length lr / (t + 2)"
+    )
     lr: float = Field(default=1e-4, gt=0, description="peak learning rate")
     warmup: int = Field(default=0, ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "linear", "cosine"] = Field(default="constant", description="shape after the warm-up")
@@ -86,6 +103,14 @@ class OptimizerSpec(Section):
     eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled decay per step, times the rate")
     grad_clip: float | None = Field(default=1.0, gt=0, description="largest global gradient norm")
+    mask: str | None = Field(default=None, description="safetensors file of a MaskSet: train only its entries")
+
+    @model_validator(mode="after")
+    def _refuse_what_has_no_effect(self) -> OptimizerSpec:
+        for key in ("betas", "eps", "weight_decay", "grad_clip") if self.name == "npgigt" else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"optimizer 'npgigt' has no '{key}', for its steps are normalised; remove it")
+        return self
 
 
 class TrainingSpec(Section):
@@ -96,6 +121,9 @@ class TrainingSpec(Section):
     minibatches: int = Field(default=1, ge=1, description="updates per pass")
     minibatch_by: Literal["trajectory", "action"] = Field(
         default="trajectory", description="what a minibatch is made of; single actions only where the policy allows it"
+    )
+    max_step_kl: float | None = Field(
+        default=None, gt=0, description="KL per action above which a step is shortened; costs one more pass per update"
     )
 
 
@@ -130,10 +158,13 @@ class Recipe(Section):
     task: MethodSpec
     policy: MethodSpec
     warm_start: WarmStart | None = None
+    preference: Preference | None = None
     sampling: SamplingSpec = Field(default_factory=SamplingSpec)
     rewards: list[RewardSpec] = Field(default_factory=lambda: [RewardSpec(name="task")], min_length=1)
     shaping: list[MethodSpec] = Field(default_factory=list)
-    credit: MethodSpec = Field(default_factory=lambda: MethodSpec(name="grpo"))
+    credit: MethodSpec | Annotated[list[MethodSpec], Field(min_length=1)] = Field(
+        default_factory=lambda: MethodSpec(name="grpo")
+    )
     objective: MethodSpec = Field(default_factory=lambda: MethodSpec(name="ppo_clip"))
     terms: list[MethodSpec] = Field(default_factory=list)
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
@@ -141,6 +172,11 @@ class Recipe(Section):
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     logging: LoggingSpec = Field(default_factory=LoggingSpec)
+
+    @property
+    def credits(self) -> list[MethodSpec]:
+        """The method that estimates credit, and those that adjust it, in order."""
+        return self.credit if isinstance(self.credit, list) else [self.credit]
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved recipe as plain values; callables appear by import path."""
@@ -271,12 +307,16 @@ def recipe_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     for key, stage in _STAGE_OF.items():
         schema["properties"][key] = _method_schema(stage, definitions, {})
+    alone = schema["properties"]["credit"]
+    schema["properties"]["credit"] = {"anyOf": [*alone["anyOf"], {"type": "array", "items": alone, "minItems": 1}]}
     for key, stage in _STAGE_OF_ITEMS.items():
         shared = RewardSpec.model_json_schema()["properties"] if key == "rewards" else {}
         shared.pop("name", None)
         schema["properties"][key] = {"type": "array", "items": _method_schema(stage, definitions, shared)}
     loggers = definitions["LoggingSpec"]["properties"]["loggers"]
     loggers["items"] = _method_schema("logger", definitions, {})
+    sources = definitions["SamplingSpec"]["properties"]["sources"]
+    sources["items"] = _method_schema("source", definitions, {})
     for unused in ("MethodSpec", "RewardSpec"):
         definitions.pop(unused, None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "guerdon recipe"}

@@ -17,6 +17,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import pkgutil
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ from guerdon.fields import FIELDS
 
 # The field a stage's method produces when it returns a bare tensor.
 OUTPUTS = {"shaping": "reward", "credit": "advantage", "objective": "loss", "term": "loss", "reward": "value"}
-# Modules whose import registers the built-in methods of a stage.
+# Modules and packages whose import registers the built-in methods of a stage; of a package, every module in it.
 HOMES = {
     "task": (
         "guerdon.tasks.reasoning_gym",
@@ -45,15 +46,16 @@ HOMES = {
         "guerdon.policies.flow",
         "guerdon.policies.control",
     ),
-    "reward": ("guerdon.rewards.verifiable", "guerdon.rewards.learned"),
-    "shaping": ("guerdon.shaping",),
+    "source": ("guerdon.sampling",),
+    "reward": ("guerdon.rewards", "guerdon.shaping.length"),
+    "shaping": ("guerdon.shaping", "guerdon.rewards.likelihood"),
     "credit": ("guerdon.credit",),
     "objective": ("guerdon.objectives",),
     "term": ("guerdon.objectives",),
     "logger": ("guerdon.monitor.loggers",),
 }
 # Stages whose objects are built from a recipe section and a context, not bound to batch fields.
-BUILT = frozenset({"task", "policy", "logger"})
+BUILT = frozenset({"task", "policy", "source", "logger"})
 
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
@@ -271,8 +273,10 @@ def _options_model(name: str, target: Any, parameters: list[inspect.Parameter]) 
 
 def load_home(stage: str) -> None:
     """Import the modules that register a stage's built-in methods."""
-    for module in HOMES[stage]:
-        importlib.import_module(module)
+    for name in HOMES[stage]:
+        module = importlib.import_module(name)
+        for found in pkgutil.iter_modules(getattr(module, "__path__", ())):
+            importlib.import_module(f"{name}.{found.name}")
 
 
 def get(stage: str, name: str | Callable[..., Any]) -> Method:

@@ -9,13 +9,16 @@ import torch
 from tensordict import NonTensorStack, TensorClass, TensorDict
 from torch import Tensor
 
+from guerdon.fields import FIELDS
+
 
 class Rollouts(TensorClass["shadow"]):  # "values" shadows the mapping method; the field's standard name wins
     """N trajectories of at most T actions, right-padded along T; selecting, moving and saving are the container's.
 
-    ``rewards`` holds raw components by name: (N,) per trajectory, (N,M) per turn or (N,T) per action. ``watch``
-    holds rewards that are scored but never optimised. ``payload`` is opaque to every stage but the policy that
-    wrote it. Meanings and shapes of all fields: ``guerdon.fields.FIELDS``.
+    ``rewards`` holds raw components by name: (N,) per trajectory, (N,M) per turn or (N,T) per action. ``components``
+    and ``dense`` are set where a shaping method has changed them; the raw ones stay. ``watch`` holds rewards that are
+    scored but never optimised. ``payload`` is opaque to every stage but the policy that wrote it. Meanings and shapes
+    of all fields: ``guerdon.fields.FIELDS``.
     """
 
     group: Tensor
@@ -31,12 +34,21 @@ class Rollouts(TensorClass["shadow"]):  # "values" shadows the mapping method; t
     payload: TensorDict
     entropy: Tensor | None = None
     ref_logp: Tensor | None = None
+    anchor_logp: Tensor | None = None
+    features: Tensor | None = None
+    prompt_logp: Tensor | None = None
     values: Tensor | None = None  # type: ignore[assignment]
     bootstrap: Tensor | None = None
     returns: Tensor | None = None
+    components: Tensor | None = None
     reward: Tensor | None = None
+    dense: Tensor | None = None
     greedy_reward: Tensor | None = None
     advantage: Tensor | None = None
+    outcome_advantage: Tensor | None = None
+    prompt_advantage: Tensor | None = None
+    local_weight: Tensor | None = None
+    external: Tensor | None = None
     tokens: Tensor | None = None
     state_key: Tensor | None = None
     marks: TensorDict | None = None
@@ -105,6 +117,61 @@ def pad_actions(x: Tensor, actions: int, value: float | bool = 0) -> Tensor:
     return torch.cat([x, filler], dim=1)
 
 
+def join(parts: Sequence[Rollouts], payload: TensorDict) -> Rollouts:
+    """Put batches below one another, right-padding their actions to the longest.
+
+    What some of them lack is filled: with nan for rewards and other numbers of a trajectory, 0 or false for actions,
+    None in lists.
+
+    Args:
+        payload: the policy's own material of all rows, which only the policy can put together.
+    """
+    actions = max(part.mask.shape[1] for part in parts)
+    rows = [len(part) for part in parts]
+    joined: dict[str, Any] = {}
+    for name in sorted(_STORED - {"payload", "marks"}):
+        values = [getattr(part, name) for part in parts]
+        if all(value is None for value in values):
+            continue
+        if _is_list(name):
+            items = [item for n, v in zip(rows, values, strict=True) for item in ([None] * n if v is None else v)]
+            joined[name] = NonTensorStack(*items)
+        else:
+            each_action = name in FIELDS and FIELDS[name].shape.startswith("(N,T")
+            joined[name] = _stacked(values, parts, actions, each_action, off=-1 if name == "turn" else 0)
+    for name in ("rewards", "watch", "marks"):
+        tables = [getattr(part, name) for part in parts]
+        if all(table is None for table in tables):
+            continue
+        keys = dict.fromkeys(key for table in tables if table is not None for key in table.keys())  # noqa: SIM118
+        columns = {}
+        for key in keys:
+            values = [None if table is None else table.get(key, None) for table in tables]
+            given = [(v, part) for v, part in zip(values, parts, strict=True) if v is not None]
+            each_action = all(v.shape == part.mask.shape for v, part in given)
+            columns[key] = _stacked(values, parts, actions, each_action)
+        joined[name] = TensorDict(columns, [sum(rows)])
+    return Rollouts(**joined, payload=payload, batch_size=[sum(rows)])
+
+
+def _stacked(
+    values: Sequence[Tensor | None], parts: Sequence[Rollouts], actions: int, each_action: bool, off: float = 0
+) -> Tensor:
+    """Tensors of the same field below one another; padded where they have one number per action."""
+    given = next(value for value in values if value is not None)
+    blocks = []
+    for part, value in zip(parts, values, strict=True):
+        width = (part.mask.shape[1], *given.shape[2:]) if each_action else given.shape[1:]
+        missing = 0 if each_action or not given.is_floating_point() else float("nan")
+        block = given.new_full((len(part), *width), missing) if value is None else value
+        blocks.append(pad_actions(block, actions, off) if each_action else block)
+    return torch.cat(blocks)
+
+
+def _is_list(name: str) -> bool:
+    return name in FIELDS and FIELDS[name].shape.startswith("N ")
+
+
 def at_last_action(x: Tensor, mask: Tensor) -> Tensor:
     """Place one number per trajectory (N,) at its last action: (N,T), zero elsewhere and where nothing was done."""
     positions = torch.arange(mask.shape[1], device=mask.device)
@@ -156,6 +223,11 @@ class Fields(Mapping[str, Any]):
     def rollouts(self) -> Rollouts:
         return self._rollouts
 
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The fields that are not the batch's own."""
+        return self._extra
+
 
 _STORED = frozenset(Rollouts.__annotations__) - {"rewards", "watch"}
 
@@ -169,6 +241,9 @@ def _component_names(fields: Fields) -> tuple[str, ...]:
 
 
 def _components(fields: Fields) -> Tensor | None:
+    shaped = fields.rollouts.components
+    if shaped is not None:
+        return shaped
     names: Sequence[str] = fields["component_names"]
     if not names:
         return None
@@ -177,10 +252,17 @@ def _components(fields: Fields) -> Tensor | None:
 
 
 def _dense(fields: Fields) -> Tensor | None:
-    """Weighted per-action rewards, and what they leave of the shaped outcome at the last action."""
-    reward = fields.rollouts.reward
+    """What shaping gave each action, or else the weighted per-action rewards; the rest of the outcome comes last."""
+    reward, mask = fields.rollouts.reward, fields.rollouts.mask
     if reward is None:
         return None
+    shaped = fields.rollouts.dense
+    per_action = _raw_dense(fields) if shaped is None else shaped.masked_fill(~mask, 0.0)
+    return per_action + at_last_action(reward - per_action.sum(dim=1), mask)
+
+
+def _raw_dense(fields: Fields) -> Tensor:
+    """Weighted sum of the rewards that have one number per action."""
     mask = fields.rollouts.mask
     per_action = torch.zeros_like(fields.rollouts.old_logp)
     names: Sequence[str] = fields["component_names"]
@@ -190,7 +272,7 @@ def _dense(fields: Fields) -> Tensor | None:
         if column.shape == mask.shape:
             weight = 1.0 if weights is None else weights[k]
             per_action = per_action + weight * column.masked_fill(~mask, 0.0)
-    return per_action + at_last_action(reward - per_action.sum(dim=1), mask)
+    return per_action
 
 
 _DERIVED = {

@@ -48,7 +48,7 @@ def test_evaluation_agrees_with_what_was_sampled(policy, temperature):
 def test_rollouts_carry_what_the_policy_says_it_supplies(policy):
     rollouts = sampled(policy)
     supplied = TinyLM.supplied_fields({"value_head": policy.value is not None})
-    for name in supplied - {"value_prediction", "values"}:
+    for name in supplied - {"value_prediction", "values", "prompt_logp", "features", "ref_kl"}:
         assert getattr(rollouts, name) is not None
     assert rollouts.version.tolist() == [5] * 12
     assert rollouts.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
@@ -59,6 +59,30 @@ def test_rollouts_carry_what_the_policy_says_it_supplies(policy):
         pieces = policy.token_text(rollouts)[row]
         assert len(pieces) == int(rollouts.mask[row].sum())
         assert "".join(p for p in pieces if p not in ("<eos>", "<pad>", "<unk>", "<answer>")) == text
+
+
+def test_prompt_tokens_have_the_likelihood_that_the_bare_model_gives(policy):
+    rollouts = sampled(policy, temperature=0.7)
+    with torch.no_grad():
+        seen = policy.prompt_logp(rollouts)
+        assert seen.shape == rollouts.payload["prompt_tokens"].shape
+        for row, prompt in zip(seen, rollouts.prompt, strict=True):
+            ids = torch.tensor([policy.encode_prompt(prompt)])
+            scores = policy.model(ids)[0].log_softmax(dim=-1)
+            wanted = scores[:-1].gather(1, ids[0, 1:].unsqueeze(1)).squeeze(1)
+            assert torch.allclose(row[~row.isnan()], wanted, atol=1e-5)
+            assert torch.equal(row.isnan().int(), row.isnan().int().sort(descending=True).values), "only at the left"
+
+
+def test_a_prompt_of_one_token_follows_nothing(policy):
+    class Silent(Copying):
+        def train_batch(self, n, seed):
+            return [Problem(0, prompt="", answer="a")] * n
+
+    starts = Starts.repeat(Silent().train_batch(1, 0), 2)
+    with torch.no_grad():
+        rollouts = policy.sample(starts, LanguageSampling(max_new_tokens=2), seed=1)
+        assert policy.prompt_logp(rollouts).isnan().all()
 
 
 def test_evaluation_does_not_depend_on_the_rest_of_the_batch(policy):
@@ -144,3 +168,54 @@ def test_tokenizers_give_texts_back(kind):
 def test_width_must_fit_the_heads():
     with pytest.raises(RecipeError, match="width 20 is not a multiple of 2 \\* heads = 8; use 16"):
         TinyLM(Copying(), width=20, heads=4)
+
+
+def replayed(policy, prompts, answers, temperature=1.0, **settings):
+    problems = [Problem(i, prompt, answer) for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))]
+    starts = Starts(problems, torch.arange(len(problems)), version=3)
+    actions = [policy.encode_answer(answer) for answer in answers]
+    return policy.replay(starts, actions, LanguageSampling(max_new_tokens=6, temperature=temperature), **settings)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_joined_batch_has_the_likelihoods_of_its_parts(policy, temperature):
+    parts = [
+        replayed(policy, ["a"], ["b"], temperature),
+        sampled(policy, temperature=temperature),
+        replayed(policy, ["abbaabba", "b"], ["abbabbab", "a"], temperature),
+    ]
+    with torch.no_grad():
+        whole = policy.evaluate(policy.join(parts))
+        row = 0
+        for part in parts:
+            alone, width = policy.evaluate(part), part.mask.shape[1]
+            rows = slice(row, row := row + len(part))
+            assert torch.allclose(whole.logp[rows, :width], alone.logp, atol=1e-5)
+            assert torch.allclose(whole.entropy[rows, :width], alone.entropy, atol=1e-5)
+            assert (whole.logp[rows, width:] == 0).all()
+            if policy.value is not None:
+                assert torch.allclose(whole.value_prediction[rows, :width], alone.value_prediction, atol=1e-5)
+    assert row == len(policy.join(parts)) == 15
+
+
+def test_replayed_answers_are_external_and_as_likely_as_they_are(policy):
+    rollouts = replayed(policy, ["ab", "b"], ["abba", "b"], temperature=0.7)
+    assert rollouts.text == ["abba", "b"]
+    assert torch.equal(rollouts.external, rollouts.mask)
+    assert rollouts.mask.sum(dim=1).tolist() == [5, 2]
+    assert rollouts.done.all()
+    assert not rollouts.truncated.any()
+    assert rollouts.version.tolist() == [3, 3]
+    with torch.no_grad():
+        now = policy.evaluate(rollouts)
+    assert torch.allclose(rollouts.old_logp, now.logp, atol=1e-6)
+    assert (rollouts.old_logp[rollouts.mask] < 0).all()
+    known = replayed(policy, ["ab", "b"], ["abba", "b"], logp=[[-1, -2, -3, -4, -5], [-6, -7]])
+    assert known.old_logp.tolist() == [[-1, -2, -3, -4, -5], [-6, -7, 0, 0, 0]]
+
+
+def test_an_answer_without_an_end_was_cut(policy):
+    starts = Starts([Problem(0, prompt="ab")], torch.zeros(1, dtype=torch.int64))
+    rollouts = policy.replay(starts, [policy.encode_answer("ab")[:-1]], LanguageSampling())
+    assert rollouts.truncated.tolist() == [True]
+    assert rollouts.done.tolist() == [False]

@@ -13,7 +13,7 @@ from small_recipes import KINDS, REWARDS
 
 import guerdon
 from guerdon import registry
-from guerdon.errors import CheckpointError, GuerdonError, RewardError
+from guerdon.errors import CheckpointError, GuerdonError, MissingField, RewardError
 from guerdon.monitor.progress import Progress
 from guerdon.recipe import load_recipe
 from guerdon.training import checkpoint, loop
@@ -226,15 +226,41 @@ def test_users_functions_take_part(home):
     assert set(row["credit"]) == {0.5 * row["reward"]}
 
 
-@pytest.mark.parametrize("credit", [method.name for method in registry.methods("credit")])
+@pytest.mark.parametrize("credit", registry.methods("credit"), ids=lambda method: method.name)
 def test_every_credit_trains_the_language_policy(home, credit):
-    recipe = recipe_of("language", name="credits", credit=credit, training={"steps": 2}, evaluation={"problems": 4})
-    if credit == "gae":
+    alone = {"dynamic_scale": {"coverage": None}}  # whose default names a reward that stands beside it
+    spec = {"name": credit.name, **alone.get(credit.name, {})}
+    named = ["grpo", spec] if "advantage" in credit.requires else spec
+    recipe = recipe_of("language", name="credits", credit=named, training={"steps": 2}, evaluation={"problems": 4})
+    if "values" in credit.requires:
         recipe["policy"] = recipe["policy"] | {"value_head": True}
         recipe["terms"] = ["value"]
     metrics = RunFolder.open(train(recipe).run).metrics()
     assert all(torch.isfinite(torch.tensor(metrics["update/loss"])))
     assert metrics["update/grad_norm"][0] > 0
+
+
+def test_credits_follow_one_another_and_report_under_their_names(home):
+    def doubled(advantage):
+        """Twice the credit."""
+        return 2 * advantage, {"factor": 2.0}
+
+    recipe = recipe_of("language", name="chain", credit=["grpo", doubled, "difficulty_weights"], training={"steps": 1})
+    metrics = RunFolder.open(train(recipe).run).metrics()
+    assert metrics["credit/doubled/factor"] == [2.0]
+    assert metrics["credit/doubled/abs_mean"][0] == pytest.approx(2 * metrics["credit/grpo/abs_mean"][0])
+    assert metrics["credit/difficulty_weights/largest"][0] >= 1
+    with pytest.raises(MissingField, match="name a credit that estimates it before those that adjust it"):
+        train(recipe | {"credit": ["difficulty_weights", "grpo"], "name": "backwards"})
+
+
+def test_what_shaping_methods_report_is_in_the_metrics(home):
+    def halved(components, component_weights):
+        """Half of the sum."""
+        return 0.5 * components @ component_weights, {"factor": 0.5}
+
+    recipe = recipe_of("language", name="shaped", shaping=[halved], training={"steps": 2})
+    assert RunFolder.open(train(recipe).run).metrics()["shaping/halved/factor"] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -350,6 +376,22 @@ def test_the_greedy_reward_is_that_of_one_greedy_trajectory_per_start(home, monk
     assert (sampled[0], greedy[0]) == (False, True)
     assert greedy[1] == sampled[1][::4]
     assert seen["greedy"] == [float(len(greedy[2][group])) for group in seen["group"]]
+
+
+def test_a_credit_that_asks_for_it_gets_the_likelihood_of_the_prompt(home):
+    seen = []
+
+    def mine(reward, prompt_logp, group, mask):
+        """Remember the field."""
+        seen.append((prompt_logp, group))
+        return reward.unsqueeze(1) * mask
+
+    train(recipe_of("language", name="prompted", rewards=["task"], credit=mine, training={"steps": 1}))
+    ((logp, group),) = seen
+    assert logp.shape[0] == 16
+    assert (logp[~logp.isnan()] < 0).all()
+    for key in group.unique():
+        assert torch.allclose(logp[group == key], logp[group == key][:1], equal_nan=True)
 
 
 def test_result_is_json(finished):

@@ -1,11 +1,12 @@
+import pytest
 import torch
 
 from guerdon.policies.base import Evaluation
 from guerdon.recipe import load_recipe
-from guerdon.rollouts import make_rollouts
+from guerdon.rollouts import Fields, make_rollouts
 from guerdon.training.optim import Optimizer
 from guerdon.training.plan import make_plan
-from guerdon.training.update import update
+from guerdon.training.update import _own, update
 
 
 class Table:
@@ -13,6 +14,7 @@ class Table:
 
     def __init__(self):
         self.logits = torch.nn.Parameter(torch.tensor([0.0, 0.5, -0.5]))
+        self.module = torch.nn.Module()
         self.calls = []
 
     def trainable(self):
@@ -106,3 +108,95 @@ def test_later_minibatches_measure_the_ratio_to_the_sampling_policy():
     stats = stepped(policy, plan(training={"epochs": 4}))
     assert stats["update/ppo_clip/ratio"] != 1.0
     assert stats["update/ppo_clip/approx_kl"] > 0
+
+
+def mixed(policy, own=6, foreign=6):
+    """A batch of which the last rows are external."""
+    rollouts = batch(policy, n=own + foreign)
+    rollouts.external = (torch.arange(own + foreign) >= own).unsqueeze(1)
+    rollouts.old_logp[own:] = -2.5
+    return rollouts
+
+
+def test_a_method_that_does_not_name_external_sees_the_rows_of_the_policy_only():
+    seen = {}
+
+    def plain(logp, mask, task_id, length):
+        """Remember."""
+        seen["plain"] = (len(logp), mask.shape, task_id.tolist(), length.tolist())
+        return logp.sum()
+
+    def aware(logp, old_logp, mask, external):
+        """Remember."""
+        seen["aware"] = (len(logp), external.flatten().tolist(), old_logp.flatten().tolist())
+        return logp.sum() * 0
+
+    policy = Table()
+    both = plan(objective=plain, terms=[{"name": aware}], sampling={"sources": ["rehearsal"]})
+    optimizer = Optimizer(policy.trainable(), grad_clip=None)
+    gradients = []
+    optimizer.step = lambda lr: gradients.append(policy.logits.grad.clone()) or 1.0
+    update(both, policy, optimizer, mixed(policy), step=0, lr=0.1)
+    assert seen["plain"] == (6, (6, 1), list(range(6)), [1] * 6)
+    rows, external, old = seen["aware"]
+    assert rows == 12
+    assert external == [False] * 6 + [True] * 6
+    now = Table().logits.log_softmax(0).tolist()
+    assert old == pytest.approx([now[i % 3] for i in range(6)] + [-2.5] * 6)
+    wanted = torch.autograd.grad(policy.logits.log_softmax(0)[torch.arange(6) % 3].sum(), policy.logits)[0]
+    assert torch.allclose(gradients[0], wanted, atol=1e-6)
+
+
+def test_actions_that_are_external_in_part_are_masked_one_by_one():
+    rollouts = make_rollouts(
+        torch.zeros(3, dtype=torch.int64),
+        torch.arange(3),
+        torch.tensor([[True, True], [True, True], [True, False]]),
+        torch.zeros(3, 2),
+        done=torch.ones(3, dtype=torch.bool),
+        truncated=torch.zeros(3, dtype=torch.bool),
+        payload={"action": torch.zeros(3, dtype=torch.int64)},
+        external=torch.tensor([[True, False], [False, False], [True, False]]),
+    )
+    own = _own(Fields(rollouts, logp=torch.arange(6.0).view(3, 2), step=4))
+    assert own["mask"].tolist() == [[False, True], [True, True]]
+    assert own["logp"].tolist() == [[0, 1], [2, 3]]
+    assert own["length"].tolist() == [1, 2]
+    assert own["step"] == 4
+    assert rollouts.mask[0].tolist() == [True, True]
+
+
+def test_every_minibatch_has_its_share_of_both_kinds():
+    policy = Table()
+    loop = plan(training={"epochs": 2, "minibatches": 3}, objective="rl_plus", sampling={"sources": ["demonstrations"]})
+    update(loop, policy, Optimizer(policy.trainable()), mixed(policy, own=7, foreign=3), step=0, lr=0.1)
+    assert [sum(row < 7 for row in call) for call in policy.calls] == [3, 2, 2] * 2
+    assert [sum(row >= 7 for row in call) for call in policy.calls] == [1, 1, 1] * 2
+    assert sorted(row for call in policy.calls[:3] for row in call) == list(range(10))
+    few = Table()
+    update(loop, few, Optimizer(few.trainable()), mixed(few, own=2, foreign=5), step=0, lr=0.1)
+    assert [sum(row < 2 for row in call) for call in few.calls] == [1, 1] * 2
+
+
+def test_external_rows_alone_still_reach_those_that_name_them():
+    policy = Table()
+    both = plan(objective="rl_plus", terms=["entropy"], sampling={"sources": ["demonstrations"]})
+    stats = update(both, policy, Optimizer(policy.trainable()), mixed(policy, own=0, foreign=4), step=0, lr=0.1)
+    assert stats["update/rl_plus/external_ratio"] > 0
+    assert "update/entropy/loss" not in stats
+
+
+def test_the_length_of_a_step_is_measured_on_the_policys_own_actions():
+    def aware(logp, external):
+        """Learn from external actions alone."""
+        return -(logp * external).sum()
+
+    recipe = {"objective": aware, "sampling": {"sources": ["demonstrations"]}, "training": {"max_step_kl": 1e-9}}
+    seen = []
+    for own in (3, 6):
+        policy = Table()
+        rollouts = mixed(policy, own=own, foreign=3)
+        rollouts.payload["action"][own:] = 2
+        seen.append(update(plan(**recipe), policy, Optimizer(policy.trainable()), rollouts, step=0, lr=0.1))
+    assert seen[0]["update/step_kl"] == pytest.approx(seen[1]["update/step_kl"], rel=1e-5)
+    assert seen[0]["update/step_kl"] > 0

@@ -33,12 +33,14 @@ class Series:
 
     Attributes:
         color: which of the page's colours and dashes, counted from 0.
+        band: (low, high) around each point, shown as a shade; the range that condensing hides by default.
     """
 
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
     color: int = 0
+    band: Sequence[tuple[float, float]] | None = None
 
     @property
     def style(self) -> str:
@@ -177,15 +179,17 @@ class _Scale:
 
 def _condensed(series: Series) -> list[_Point]:
     """At most ``POINTS`` stretches of the finite points."""
-    pairs = zip(series.x, series.y, strict=True)
-    points = [(float(x), float(y)) for x, y in pairs if y is not None and math.isfinite(y)]
+    bands = series.band or [None] * len(series.y)
+    found = zip(series.x, series.y, bands, strict=True)
+    points = [(float(x), float(y), band or (y, y)) for x, y, band in found if y is not None and math.isfinite(y)]
     stretch = max(1, math.ceil(len(points) / POINTS))
     out = []
     for first in range(0, len(points), stretch):
         part = points[first : first + stretch]
-        ys = [y for _, y in part]
+        mean = sum(y for _, y, _ in part) / len(part)
+        low, high = min(band[0] for *_, band in part), max(band[1] for *_, band in part)
         where = f"{part[0][0]:.10g}" + (f" to {part[-1][0]:.10g}" if len(part) > 1 else "")
-        out.append(_Point((part[0][0] + part[-1][0]) / 2, sum(ys) / len(ys), min(ys), max(ys), where))
+        out.append(_Point((part[0][0] + part[-1][0]) / 2, mean, low, high, where))
     return out
 
 

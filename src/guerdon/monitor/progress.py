@@ -84,7 +84,7 @@ class Progress:
             self._next_line = self._clock() + self._plain_seconds
             left = self._seconds_left()
             ending = f" · {duration(left)} left" if left else ""
-            self._print(Text(f"{self._description} {self._done}/{self._total} · {line}{ending}"))
+            self._print(Text(f"{self._description} {self._done}/{self._total}{' · ' if line else ''}{line}{ending}"))
 
     def alarm(self, alarm: Alarm) -> None:
         """Print an alarm above the line and count it in the line; shown in quiet mode too."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pydantic
 import torch
+from tensordict import TensorDict
 from torch import Tensor, nn
 
-from guerdon.rollouts import Rollouts
+from guerdon.rollouts import Rollouts, join
 from guerdon.tasks.base import Kind, Problem, Starts
 
 
@@ -70,6 +71,37 @@ class Policy(ABC):
     @abstractmethod
     def evaluate(self, rollouts: Rollouts, *, logits: bool = False) -> Evaluation:
         """Log-probability and entropy of the actions in ``rollouts`` under the current weights."""
+
+    def join(self, parts: Sequence[Rollouts]) -> Rollouts:
+        """Put batches of this policy below one another; they may differ in the number of actions."""
+        return join(parts, self.join_payloads(parts))
+
+    def join_payloads(self, parts: Sequence[Rollouts]) -> TensorDict:
+        """The policy's own material of several batches in one."""
+        return torch.cat([part.payload for part in parts])  # type: ignore[arg-type]  # TensorDicts concatenate
+
+    def replay(
+        self,
+        starts: Starts,
+        actions: Sequence[Any],
+        options: Any,
+        *,
+        logp: Sequence[Sequence[float]] | None = None,
+    ) -> Rollouts:
+        """Rollouts of given actions, marked ``external``.
+
+        Args:
+            starts: one problem per trajectory.
+            actions: what was done in each.
+            options: an instance of ``self.Sampling``; how the present policy samples.
+            logp: log-probability of each action under whoever took it; by default the present policy's.
+
+        Raises:
+            RecipeError: for policies whose actions can't be written down beforehand.
+        """
+        from guerdon.errors import RecipeError
+
+        raise RecipeError(f"policy '{type(self).__name__}' cannot replay given actions; remove the source that does")
 
     def evaluation_options(self, options: Any) -> Any:
         """How to sample when the policy is evaluated: ``options`` without what only serves training."""

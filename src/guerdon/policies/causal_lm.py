@@ -121,7 +121,7 @@ class CausalLM(LanguagePolicy):
         lora_targets: str | list[str] = "all-linear",
         chat: bool | None = None,
         system: str = "",
-        value_head: bool = False,
+        value_head: bool | Literal["soft_min"] = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         """Load weights and tokenizer.
@@ -133,7 +133,7 @@ class CausalLM(LanguagePolicy):
             lora_targets: module names that get adapters.
             chat: wrap prompts in the tokenizer's chat template; by default if it has one.
             system: system message of the chat template.
-            value_head: add a critic on the last hidden state.
+            value_head: add a critic on the last hidden state, linear or ``soft_min`` (``SoftMinCritic``).
             dtype: type of the weights.
         """
         path = str(smollm2_path()) if model == SMOLLM2 else model

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from guerdon.errors import RecipeError
 from guerdon.policies.base import Evaluation, Policy, SamplingOptions
+from guerdon.policies.critic import SoftMinCritic, slow_critics
 from guerdon.registry import register
 from guerdon.rollouts import Rollouts, make_rollouts
 from guerdon.seeding import torch_generator
@@ -120,13 +121,14 @@ class ActorCritic(nn.Module):
         cnn: bool,
         shared: bool,
         log_std: float | None,
+        critic: Literal["linear", "soft_min"] = "linear",
     ) -> None:
         super().__init__()
         self.shared = shared
         self.body, width = build_body(space, hidden, activation, cnn)
         self.critic_body = None if shared else build_body(space, hidden, activation, cnn)[0]
         self.actor = _orthogonal(nn.Linear(width, outputs), 0.01)
-        self.critic = _orthogonal(nn.Linear(width, 1), 1.0)
+        self.critic = SoftMinCritic(width) if critic == "soft_min" else _orthogonal(nn.Linear(width, 1), 1.0)
         self.log_std = None if log_std is None else nn.Parameter(torch.full((outputs,), log_std))
 
     def act(self, observation: Tensor) -> Tensor:
@@ -172,6 +174,7 @@ class ControlPolicy(Policy):
         network: ``cnn`` for images, ``mlp`` for anything else; ``auto`` takes a Box of three axes for an image.
         shared: whether actor and critic share all layers but their last.
         log_std_init: initial log standard deviation of continuous actions.
+        critic: a ``linear`` head, or ``soft_min`` (``SoftMinCritic``), whose slow copy values sampled batches.
 
     Raises:
         RecipeError: when the task is no environment, or ``cnn`` is asked for observations that are no images.
@@ -189,6 +192,7 @@ class ControlPolicy(Policy):
         network: Literal["mlp", "cnn", "auto"] = "auto",
         shared: bool = False,
         log_std_init: float = 0.0,
+        critic: Literal["linear", "soft_min"] = "linear",
     ) -> None:
         super().__init__()
         if not isinstance(task, Gymnasium):
@@ -211,6 +215,7 @@ class ControlPolicy(Policy):
             cnn=image and network != "mlp",
             shared=shared,
             log_std=None if self.discrete else log_std_init,
+            critic=critic,
         )
         self.module = self.network
 
@@ -249,9 +254,10 @@ class ControlPolicy(Policy):
             group = torch.arange(len(task_id))
             metadata = [{} for _ in task_id]
         mask = played.mask
-        flat = [self._judge(o, a) for o, a in _blocks(played.observation[mask], played.action[mask])]
+        with slow_critics(self.network):
+            flat = [self._judge(o, a) for o, a in _blocks(played.observation[mask], played.action[mask])]
+            after = torch.cat([self.network.value(o) for (o,) in _blocks(played.final_observation)])
         logp, entropy, values, _ = (torch.cat(parts) for parts in zip(*flat, strict=True))
-        after = torch.cat([self.network.value(o) for (o,) in _blocks(played.final_observation)])
         return make_rollouts(
             group=group,
             task_id=task_id,

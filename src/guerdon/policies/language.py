@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from tensordict import TensorDict
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from guerdon.errors import RecipeError
 from guerdon.objectives.entropy import categorical_entropy
 from guerdon.policies.base import Evaluation, Policy, SamplingOptions
-from guerdon.rollouts import Rollouts, make_rollouts
+from guerdon.policies.critic import SoftMinCritic
+from guerdon.rollouts import Rollouts, make_rollouts, pad_actions
 from guerdon.sampling.engine import GenerationOptions, LanguageModel, generate, left_pad
 from guerdon.tasks.base import Problem, Starts
 
@@ -47,7 +49,7 @@ class LanguagePolicy(Policy):
         tokenizer: PreTrainedTokenizerBase,
         width: int,
         *,
-        value_head: bool = False,
+        value_head: bool | Literal["soft_min"] = False,
     ) -> None:
         super().__init__()
         if tokenizer.eos_token_id is None:
@@ -61,10 +63,7 @@ class LanguagePolicy(Policy):
         self.model, self.tokenizer = model, tokenizer
         self.pad: int = tokenizer.pad_token_id  # type: ignore[assignment]
         self.eos: int = tokenizer.eos_token_id  # type: ignore[assignment]
-        self.value = nn.Linear(width, 1) if value_head else None
-        if self.value is not None:
-            nn.init.zeros_(self.value.weight)
-            nn.init.zeros_(self.value.bias)
+        self.value = _critic(width, value_head)
         parts = {"model": model} | ({"value": self.value} if self.value is not None else {})
         self.module = nn.ModuleDict(parts)  # type: ignore[arg-type]
 
@@ -72,7 +71,7 @@ class LanguagePolicy(Policy):
     def supplied_fields(cls, options: Mapping[str, Any]) -> frozenset[str]:
         """Tokens and texts, and the critic's fields when the policy has one."""
         critic = {"values", "bootstrap", "value_prediction"} if options.get("value_head") else set()
-        return frozenset({"tokens", "text", "prompt"} | critic)
+        return frozenset({"tokens", "text", "prompt", "prompt_logp", "features", "ref_kl"} | critic)
 
     @abstractmethod
     def encode_prompt(self, prompt: str) -> list[int]:
@@ -148,6 +147,109 @@ class LanguagePolicy(Policy):
             logits=place(scores) if logits else None,
         )
 
+    @torch.no_grad()
+    def features(self, rollouts: Rollouts) -> Tensor:
+        """Last hidden state (N,T,D) of the model once it has read each action, 0 off the mask."""
+        prompt, attention = rollouts.payload["prompt_tokens"], rollouts.payload["attention"]
+        assert rollouts.tokens is not None
+        seen = attention.any(dim=0).nonzero()
+        first, columns = int(seen.min()), int(seen.max()) + 1
+        ids = torch.cat([prompt, rollouts.tokens], dim=1)[:, first:columns]
+        hidden, _ = self.model.hidden(ids, attention[:, first:columns])
+        states = hidden[:, prompt.shape[1] - first :].float()
+        acted = rollouts.mask[:, : states.shape[1]]
+        return _Placer(rollouts.mask, acted)(states[acted])
+
+    def prompt_logp(self, rollouts: Rollouts) -> Tensor:
+        """Log-probability (N,P) of each prompt token given those before it, at temperature 1; nan where there is none.
+
+        A prompt's first token follows nothing, so it has none either. A prompt that several trajectories share is
+        read once.
+        """
+        tokens = rollouts.payload["prompt_tokens"]
+        if tokens.shape[1] < 2:
+            return torch.full(tokens.shape, float("nan"), device=tokens.device)
+        present = rollouts.payload["attention"][:, : tokens.shape[1]]
+        rows = torch.cat([tokens, present.to(tokens.dtype)], dim=1)
+        distinct, row = torch.unique(rows, dim=0, return_inverse=True)
+        ids, attention = distinct[:, : tokens.shape[1]], distinct[:, tokens.shape[1] :].bool()
+        hidden, _ = self.model.hidden(ids[:, :-1], attention[:, :-1])
+        known = attention[:, 1:] & attention[:, :-1]
+        log_probs = torch.log_softmax(self.model.project(hidden[known]).float(), dim=-1)
+        out = torch.full(ids.shape, float("nan"), device=ids.device)
+        out[:, 1:][known] = log_probs.gather(1, ids[:, 1:][known].unsqueeze(1)).squeeze(1)
+        return out[row]
+
+    def join_payloads(self, parts: Sequence[Rollouts]) -> TensorDict:
+        """Prompts left-padded to the longest, and what is attended to in them and in the completions."""
+        widest = max(part.payload["prompt_tokens"].shape[1] for part in parts)
+        longest = max(part.mask.shape[1] for part in parts)
+        prompts, attention = [], []
+        for part in parts:
+            tokens, width = part.payload["prompt_tokens"], part.payload["prompt_tokens"].shape[1]
+            missing = (widest - width, 0)
+            prompts.append(nn.functional.pad(tokens, missing, value=self.pad))
+            seen = nn.functional.pad(part.payload["attention"], missing)
+            attention.append(pad_actions(seen, widest + longest))
+        payload = {"prompt_tokens": torch.cat(prompts), "attention": torch.cat(attention)}
+        payload["temperature"] = torch.cat([part.payload["temperature"] for part in parts])
+        return TensorDict(payload, [len(payload["temperature"])])
+
+    @torch.no_grad()
+    def replay(
+        self,
+        starts: Starts,
+        actions: Sequence[Sequence[int]],
+        options: LanguageSampling,
+        *,
+        logp: Sequence[Sequence[float]] | None = None,
+    ) -> Rollouts:
+        """Rollouts of given tokens, marked ``external``.
+
+        Args:
+            starts: one problem per answer.
+            actions: tokens of each answer, the end token included.
+            options: whose temperature the log-probabilities are taken at.
+            logp: log-probability of each token under whoever wrote it; by default the present policy's.
+        """
+        n, problems = len(starts), starts.problems
+        prompts = [self.encode_prompt(problem.prompt) for problem in problems]
+        prompt_tokens, prompt_mask = left_pad(prompts, self.pad)
+        length = torch.tensor([len(a) for a in actions])
+        mask = torch.arange(int(length.max())) < length.unsqueeze(1)
+        tokens = torch.full(mask.shape, self.pad)
+        tokens[mask] = torch.tensor([token for answer in actions for token in answer])
+        ended = torch.tensor([answer[-1] in self.stop_tokens() for answer in actions])
+        known = torch.zeros(mask.shape)
+        if logp is not None:
+            known[mask] = torch.tensor([float(x) for answer in logp for x in answer])
+        rollouts = make_rollouts(
+            starts.group,
+            starts.task_id,
+            mask,
+            known,
+            done=ended,
+            truncated=~ended,
+            version=starts.version,
+            payload={
+                "prompt_tokens": prompt_tokens,
+                "attention": torch.cat([prompt_mask, mask], dim=1),
+                "temperature": torch.full((n,), options.temperature),
+            },
+            tokens=tokens,
+            external=mask.clone(),
+            prompt=[problem.prompt for problem in problems],
+            text=self.tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True),
+            answer=[problem.answer for problem in problems],
+            metadata=[dict(problem.metadata) for problem in problems],
+            bootstrap=torch.zeros(n) if self.value is not None else None,
+        )
+        if logp is None:
+            self.module.eval()
+            now = self.evaluate(rollouts)
+            rollouts.old_logp, rollouts.entropy = now.logp, now.entropy
+        return rollouts
+
     def evaluation_options(self, options: LanguageSampling) -> LanguageSampling:
         """Temperature 1 and the whole distribution, with the budget of training."""
         return LanguageSampling(max_new_tokens=options.max_new_tokens)
@@ -180,6 +282,18 @@ class LanguagePolicy(Policy):
         rows = [row[keep].tolist() for row, keep in zip(rollouts.tokens, rollouts.mask, strict=True)]
         known = {token: str(self.tokenizer.decode([token])) for row in rows for token in set(row)}
         return [[known[token] for token in row] for row in rows]
+
+
+def _critic(width: int, kind: bool | Literal["soft_min"]) -> nn.Module | None:
+    """A linear head that begins at 0 everywhere, a ``SoftMinCritic``, or none."""
+    if kind == "soft_min":
+        return SoftMinCritic(width)
+    if not kind:
+        return None
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 class _Placer:

@@ -209,7 +209,7 @@ class TinyLM(LanguagePolicy):
         heads: int = 4,
         tokenizer: Literal["char", "bpe"] = "char",
         vocab_size: int = 512,
-        value_head: bool = False,
+        value_head: bool | Literal["soft_min"] = False,
     ) -> None:
         """Build the vocabulary from ``task.corpus()`` and draw initial weights.
 
@@ -218,7 +218,7 @@ class TinyLM(LanguagePolicy):
             layers: number of blocks.
             heads: attention heads.
             tokenizer: one token per character, or byte-pair merges up to ``vocab_size``.
-            value_head: add a critic on the last hidden state.
+            value_head: add a critic on the last hidden state, linear or ``soft_min`` (``SoftMinCritic``).
         """
         from guerdon.errors import RecipeError
 

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or absent: written aside, synced, renamed; verified by checksum when read.
 
-``checkpoints/step-00000020/`` holds ``policy.safetensors``, ``optimizer.safetensors``, ``state.json`` and
-``manifest.json`` with the SHA-256 of each. A folder without a manifest that matches is torn or corrupted, and the
-previous one is used.
+``checkpoints/step-00000020/`` holds ``policy.safetensors``, ``optimizer.safetensors``, ``state.json``, where a method
+remembers tensors ``memory.safetensors``, and ``manifest.json`` with the SHA-256 of each. A folder without a manifest
+that matches is torn or corrupted, and the previous one is used.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from torch import Tensor
 from guerdon.errors import CheckpointError
 
 _FILES = ("policy.safetensors", "optimizer.safetensors", "state.json")
+_MEMORY = "memory.safetensors"
+# Stands in state.json for a tensor, with its name in the file of tensors.
+_TENSOR = "__tensor__"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Checkpoint:
         step: how many training steps are behind it.
         policy: trainable weights, buffers and snapshots.
         optimizer: moments.
-        state: JSON-serialisable memory of every other part.
+        state: memory of every other part: JSON values, and tensors anywhere among them.
     """
 
     step: int
@@ -57,11 +60,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
+        memory: dict[str, Tensor] = {}
+        state = _without_tensors({"step": checkpoint.step, **checkpoint.state}, "", memory)
         contents = {
             "policy.safetensors": save(_independent(checkpoint.policy)),
             "optimizer.safetensors": save(_independent(checkpoint.optimizer)),
-            "state.json": json.dumps({"step": checkpoint.step, **checkpoint.state}).encode(),
+            "state.json": json.dumps(state).encode(),
         }
+        if memory:
+            contents[_MEMORY] = save(_independent(memory))
         manifest = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
         for name, data in (contents | {"manifest.json": json.dumps(manifest).encode()}).items():
             _write_synced(partial / name, data)
@@ -94,7 +101,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     for path in reversed(list_checkpoints(folder)):
         problem = _verify(path)
         if problem is None:
-            state = json.loads((path / "state.json").read_text())
+            memory = load_file(path / _MEMORY) if (path / _MEMORY).exists() else {}
+            state = _with_tensors(json.loads((path / "state.json").read_text()), memory)
             return Checkpoint(
                 step=state.pop("step"),
                 policy=load_file(path / "policy.safetensors"),
@@ -119,12 +127,33 @@ def _verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        for name in _FILES:
+        for name in dict.fromkeys([*_FILES, *manifest]):
             if hashlib.sha256((path / name).read_bytes()).hexdigest() != manifest.get(name):
                 return f"{name} does not match its checksum"
     except (OSError, ValueError) as error:
         return str(error)
     return None
+
+
+def _without_tensors(value: Any, place: str, memory: dict[str, Tensor]) -> Any:
+    """The value with each tensor in it moved to ``memory`` and its name there left in its stead."""
+    if isinstance(value, Tensor):
+        memory[place] = value
+        return {_TENSOR: place}
+    if isinstance(value, Mapping):
+        return {key: _without_tensors(item, f"{place}/{key}", memory) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(item, f"{place}/{index}", memory) for index, item in enumerate(value)]
+    return value
+
+
+def _with_tensors(value: Any, memory: Mapping[str, Tensor]) -> Any:
+    """Undo ``_without_tensors``."""
+    if isinstance(value, dict):
+        if value.keys() == {_TENSOR}:
+            return memory[value[_TENSOR]]
+        return {key: _with_tensors(item, memory) for key, item in value.items()}
+    return [_with_tensors(item, memory) for item in value] if isinstance(value, list) else value
 
 
 def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

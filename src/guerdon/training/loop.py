@@ -22,13 +22,17 @@ from guerdon.errors import RewardError
 from guerdon.monitor.alarms import batch_metrics
 from guerdon.monitor.progress import Progress
 from guerdon.monitor.report import write_report
+from guerdon.objectives.aggregation import token_mean
+from guerdon.policies.critic import slow_critics
 from guerdon.recipe import Recipe, load_recipe
 from guerdon.rewards.base import Fault, drop_faulted, score
 from guerdon.rollouts import Fields, Rollouts
 from guerdon.seeding import derive
 from guerdon.tasks.base import Starts
+from guerdon.training.collect import collect, grade, own_rows, prepare, rehearse
 from guerdon.training.optim import scheduled
 from guerdon.training.plan import Plan
+from guerdon.training.preference import make_anchor
 from guerdon.training.run import Result, Run
 from guerdon.training.update import update
 from guerdon.training.warm_start import warm_start
@@ -101,13 +105,16 @@ def _train(run: Run) -> Result:
 
 
 def _begin(run: Run) -> None:
-    """Warm start, the reference snapshot, the evaluation before training, and checkpoint 0."""
+    """Warm start, the snapshots of reference and anchor, the evaluation before training, and checkpoint 0."""
     if run.recipe.warm_start is not None:
-        warm_start(
-            run.policy, run.task, run.optimizer, run.recipe.warm_start, seed=run.recipe.seed, progress=run.progress
-        )
-    if "ref_logp" in run.plan.needs:
+        optimizer, seed = run.optimizer.warm(), run.recipe.seed
+        warm_start(run.policy, run.task, optimizer, run.recipe.warm_start, seed=seed, progress=run.progress)
+    if run.plan.needs & {"ref_logp", "ref_kl"}:
         run.policy.snapshot("ref")
+    if run.recipe.preference is not None:
+        make_anchor(run, run.recipe.preference)
+    with torch.no_grad():
+        prepare(run)
     run.evaluations["before"] = run.evaluate()
     run.save()
 
@@ -120,14 +127,15 @@ def training_step(run: Run, step: int) -> dict[str, float]:
     problems = run.task.train_batch(recipe.sampling.prompts, derive(seed, step, "problems"))
     starts = Starts.repeat(problems, recipe.sampling.group_size, version=step)
     with torch.no_grad():
-        rollouts = run.policy.sample(starts, run.sampling, seed=derive(seed, step, "sample"))
+        rollouts = collect(run, starts, step)
     sampled = time.perf_counter()
 
-    scored, faults = score(rollouts, run.rewards, step)
+    with torch.no_grad():
+        scored, faults = grade(run, rollouts, starts, step)
     rollouts = drop_faulted(scored, run.rewards, faults)
     if not len(rollouts):
         return _nothing_left(run, step, scored, faults)
-    rollouts = shape(plan, rollouts, step)
+    rollouts, shaping_stats = shape(plan, recall(run, rollouts), step)
     graded = time.perf_counter()
 
     rollouts = annotate(run, rollouts, starts, step)
@@ -139,7 +147,7 @@ def training_step(run: Run, step: int) -> dict[str, float]:
         warmup=recipe.optimizer.warmup,
         schedule=recipe.optimizer.schedule,
     )
-    stats = update(plan, run.policy, run.optimizer, rollouts, step=step, lr=lr)
+    stats = update(plan, run.policy, run.optimizer, rehearse(run, rollouts, starts, step), step=step, lr=lr)
     updated = time.perf_counter()
 
     every = recipe.logging.rollouts_every
@@ -149,7 +157,8 @@ def training_step(run: Run, step: int) -> dict[str, float]:
         )
     actions = int(scored.mask.sum())
     return {
-        **batch_metrics(rollouts),
+        **batch_metrics(own_rows(rollouts)),
+        **shaping_stats,
         **credit_stats,
         **stats,
         "faults": float(len(faults)),
@@ -160,22 +169,41 @@ def training_step(run: Run, step: int) -> dict[str, float]:
     }
 
 
-def shape(plan: Plan, rollouts: Rollouts, step: int) -> Rollouts:
+def shape(plan: Plan, rollouts: Rollouts, step: int) -> tuple[Rollouts, dict[str, float]]:
     """Run the shaping methods in order; the last to give ``reward`` decides the outcome."""
+    stats: dict[str, float] = {}
     for bound in plan.shaping:
         outcome = bound(_fields(plan, rollouts, step))
         for name, value in outcome.fields.items():
             setattr(rollouts, name, value)
+        stats |= {f"shaping/{bound.name}/{key}": float(value) for key, value in outcome.stats.items()}
+    return rollouts, stats
+
+
+def recall(run: Run, rollouts: Rollouts) -> Rollouts:
+    """Add what snapshots of the policy say of the actions, where some method of the plan asked for it."""
+    for name in ("ref", "anchor"):
+        if f"{name}_logp" in run.plan.needs:
+            with torch.no_grad(), run.policy.using(name):
+                setattr(rollouts, f"{name}_logp", run.policy.evaluate(rollouts).logp)
     return rollouts
 
 
 def assign_credit(plan: Plan, rollouts: Rollouts, step: int) -> tuple[Rollouts, dict[str, float]]:
-    """Turn shaped outcomes into the credit of each action; (N,) credit is spread over the trajectory's actions."""
-    outcome = plan.credit(_fields(plan, rollouts, step))
-    for name, value in outcome.fields.items():
-        spread = value.unsqueeze(1) * rollouts.mask if value.ndim == 1 else value
-        setattr(rollouts, name, spread)
-    return rollouts, {f"credit/{key}": float(value) for key, value in outcome.stats.items()}
+    """Turn shaped outcomes into the credit of each action; the first method estimates it, the others adjust it.
+
+    Credit (N,) is spread over the trajectory's actions.
+    """
+    stats: dict[str, float] = {}
+    for bound in plan.credit:
+        outcome = bound(_fields(plan, rollouts, step))
+        for name, value in outcome.fields.items():
+            spread = value.unsqueeze(1) * rollouts.mask if value.ndim == 1 else value
+            setattr(rollouts, name, spread)
+        size = token_mean(rollouts.advantage.abs(), rollouts.mask)  # type: ignore[union-attr]  # a credit gives one
+        stats[f"credit/{bound.name}/abs_mean"] = float(size)
+        stats |= {f"credit/{bound.name}/{key}": float(value) for key, value in outcome.stats.items()}
+    return rollouts, stats
 
 
 def annotate(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> Rollouts:
@@ -183,10 +211,12 @@ def annotate(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> Rollout
     needs = run.plan.needs
     with torch.no_grad():
         if "values" in needs and rollouts.values is None:
-            rollouts.values = run.policy.evaluate(rollouts).value_prediction
-        if "ref_logp" in needs:
-            with run.policy.using("ref"):
-                rollouts.ref_logp = run.policy.evaluate(rollouts).logp
+            with slow_critics(run.policy.module):
+                rollouts.values = run.policy.evaluate(rollouts).value_prediction
+        if "features" in needs:
+            rollouts.features = run.policy.features(rollouts)  # type: ignore[attr-defined]  # as the plan knows
+        if "prompt_logp" in needs:
+            rollouts.prompt_logp = run.policy.prompt_logp(rollouts)  # type: ignore[attr-defined]  # as the plan knows
         if "greedy_reward" in needs:
             rollouts.greedy_reward = _greedy_reward(run, rollouts, starts, step)
     return rollouts
@@ -201,13 +231,15 @@ def _greedy_reward(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> t
     greedy = run.policy.sample(once, run.sampling, seed=derive(run.recipe.seed, step, "greedy"), greedy=True)
     lenient = [replace(r, on_fault="floor") for r in run.rewards if not r.watch]
     greedy, _ = score(greedy, lenient, step)
-    of_group = dict(zip(firsts, shape(run.plan, greedy, step).reward.tolist(), strict=True))  # type: ignore[union-attr]
+    shaped, _ = shape(run.plan, recall(run, greedy), step)
+    of_group = dict(zip(firsts, shaped.reward.tolist(), strict=True))  # type: ignore[union-attr]
     return torch.tensor([of_group[group] for group in rollouts.group.tolist()])
 
 
 def _fields(plan: Plan, rollouts: Rollouts, step: int) -> Fields:
     names = tuple(r.name for r in plan.optimised)
-    return Fields(rollouts, step=step, component_names=names, component_weights=plan.weights)
+    seed = derive(plan.recipe.seed, step, "credit")
+    return Fields(rollouts, step=step, seed=seed, component_names=names, component_weights=plan.weights)
 
 
 def _nothing_left(run: Run, step: int, scored: Rollouts, faults: list[Fault]) -> dict[str, float]:

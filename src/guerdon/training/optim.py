@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,43 @@ def scheduled(peak: float, step: int, steps: int, *, warmup: int, schedule: Sche
     if schedule == "cosine":
         return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
     return peak
+
+
+class Updates(Protocol):
+    """What turns gradients into weights, by whatever rule."""
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """What is trained, by name."""
+        ...
+
+    def step(self, lr: float) -> float:
+        """Update from the gradients, clear them, and return their norm."""
+        ...
+
+    def forget(self) -> None:
+        """Start over from the weights as they stand."""
+        ...
+
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        """What has accumulated of each parameter's gradients, by the parameter's name."""
+        ...
+
+    def settled(self) -> AbstractContextManager[None]:
+        """The trainable weights are what training has arrived at, where they are something else while it runs."""
+        ...
+
+    def warm(self) -> Updates:
+        """The optimiser of a warm start on the same parameters."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The memory, as a flat dict of tensors."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave."""
+        ...
 
 
 class Optimizer:
@@ -59,6 +97,21 @@ class Optimizer:
     def forget(self) -> None:
         """Clear all moments."""
         self.inner.state.clear()
+
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        """First and second moments."""
+        for name, p in self.parameters.items():
+            for key, value in self.inner.state.get(p, {}).items():
+                if key != "step":
+                    yield name, value
+
+    def settled(self) -> AbstractContextManager[None]:
+        """Nothing to do: the weights are always what training has arrived at."""
+        return nullcontext()
+
+    def warm(self) -> Optimizer:
+        """This one."""
+        return self
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moments and counts as ``PARAMETER/KEY`` tensors."""

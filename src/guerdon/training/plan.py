@@ -15,6 +15,7 @@ from guerdon.policies.base import Policy, SamplingOptions
 from guerdon.recipe import MethodSpec, Recipe
 from guerdon.registry import Bound, Method, explain, missing_field
 from guerdon.rewards.base import Reward, resolve_task_reward
+from guerdon.sampling.sources import Source
 from guerdon.seeding import derive
 from guerdon.tasks.base import Task
 
@@ -23,6 +24,9 @@ _SAMPLED = frozenset(
 )
 _SCORED = frozenset({"components", "component_names", "component_weights"})
 _SHAPED = frozenset({"reward", "dense", "greedy_reward", "ref_logp"})
+_AFTER_SHAPING = frozenset({"prompt_logp", "features"})  # a policy's fields that the loop adds on demand, before credit
+_IN_LOSS = frozenset({"ref_kl"})  # a policy's fields that an update adds on demand
+_DRAWING = frozenset({"seed"})  # given to shaping and credit alone
 _OPTIMISED = frozenset({"logp", "ref_logp"})
 
 
@@ -39,10 +43,11 @@ class Plan:
     policy: Method
     rewards: list[Reward]
     shaping: list[Bound]
-    credit: Bound
+    credit: list[Bound]
     objective: Bound
     terms: list[Bound]
     needs: frozenset[str]
+    sources: list[Source]
 
     @property
     def optimised(self) -> list[Reward]:
@@ -55,10 +60,12 @@ class Plan:
         return torch.tensor([r.weight for r in self.optimised])
 
     @property
-    def stages(self) -> list[tuple[str, Bound]]:
-        """Every bound method with a key that is stable across restarts, for their memories in a checkpoint."""
-        named = [(f"shaping/{i}", bound) for i, bound in enumerate(self.shaping)]
-        named += [("credit", self.credit), ("objective", self.objective)]
+    def stages(self) -> list[tuple[str, Bound | Source]]:
+        """Every bound method and source with a key that is stable across restarts, for checkpoints."""
+        named: list[tuple[str, Bound | Source]] = [(f"shaping/{i}", bound) for i, bound in enumerate(self.shaping)]
+        named += [(f"credit/{i}", bound) for i, bound in enumerate(self.credit)]
+        named.append(("objective", self.objective))
+        named += [(f"sources/{i}", source) for i, source in enumerate(self.sources)]
         return named + [(f"terms/{i}", bound) for i, bound in enumerate(self.terms)]
 
 
@@ -86,13 +93,14 @@ def make_plan(recipe: Recipe) -> Plan:
         policy=policy,
         rewards=rewards,
         shaping=shaping,
-        credit=_bind("credit", recipe.credit),
+        credit=[_bind("credit", spec) for spec in recipe.credits],
         objective=_bind_loss("objective", recipe.objective, budget),
         terms=[_bind_loss("term", spec, budget) for spec in recipe.terms],
         needs=frozenset(),
+        sources=[_source(spec) for spec in recipe.sampling.sources],
     )
     needs = _walk_fields(plan)
-    _refuse_impossible(plan)
+    _refuse_impossible(plan, needs)
     return replace(plan, needs=needs)
 
 
@@ -122,6 +130,13 @@ def _method(stage: str, spec: MethodSpec) -> Method:
     return method
 
 
+def _source(spec: MethodSpec) -> Source:
+    method = registry.get("source", spec.name)
+    if not (isinstance(method.target, type) and issubclass(method.target, Source)):
+        raise RecipeError(f"source '{method.name}' is no subclass of guerdon.sampling.sources.Source; make it one")
+    return method.target(**method.validate(spec.options))
+
+
 def _bind(stage: str, spec: MethodSpec) -> Bound:
     return registry.get(stage, spec.name).bind(spec.options)
 
@@ -131,7 +146,7 @@ def _sampling(recipe: Recipe, policy: Method) -> SamplingOptions:
     model = policy.target.Sampling
     for key in recipe.sampling.options:
         if key not in model.model_fields:
-            known = [*model.model_fields, "prompts", "group_size"]
+            known = [*model.model_fields, "prompts", "group_size", "sources"]
             raise RecipeError(f"sampling has no key '{key}' for policy '{policy.name}'{nearest(key, known)}")
     try:
         return model.model_validate(recipe.sampling.options)
@@ -179,7 +194,9 @@ def _walk_fields(plan: Plan) -> frozenset[str]:
     """Check that each stage's required fields exist when it runs; return all fields anybody requires."""
     policy_options = plan.policy.validate(plan.recipe.policy.options)
     here = f"task '{plan.task.name}' with policy '{plan.policy.name}'"
-    available = set(_SAMPLED) | plan.task.target.supplies | plan.policy.target.supplied_fields(policy_options)
+    supplied = plan.policy.target.supplied_fields(policy_options)
+    recalled = {"ref_logp"} if plan.recipe.preference is None else {"ref_logp", "anchor_logp"}
+    available = set(_SAMPLED) | plan.task.target.supplies | (supplied - _AFTER_SHAPING - _IN_LOSS)
     needs: set[str] = set()
 
     def visit(method: Method, extra: Iterable[str] = ()) -> None:
@@ -194,27 +211,59 @@ def _walk_fields(plan: Plan) -> frozenset[str]:
             visit(reward.method)
     available |= _SCORED
     for bound in plan.shaping:
-        visit(bound.method)
+        visit(bound.method, _DRAWING | recalled)
         available |= set(bound.method.produces)
-    available |= _SHAPED
-    visit(plan.credit.method)
-    available |= {*plan.credit.method.produces, "advantage"}
-    critic = {"value_prediction"} & plan.policy.target.supplied_fields(policy_options)
+    available |= _SHAPED | recalled | (supplied & _AFTER_SHAPING)
+    for bound in plan.credit:
+        visit(bound.method, _DRAWING)
+        available |= {*bound.method.produces, "advantage"}
+    from_policy = supplied & {"value_prediction", *_IN_LOSS}
+    foreign = {"external"} if any(source.external for source in plan.sources) else set()
     for bound in (plan.objective, *plan.terms):
-        visit(bound.method, {*_OPTIMISED, *critic})
+        visit(bound.method, {*_OPTIMISED, *from_policy, *foreign})
     return frozenset(needs)
 
 
-def _refuse_impossible(plan: Plan) -> None:
-    sampling, training = plan.recipe.sampling, plan.recipe.training
-    if plan.credit.method.needs_group and sampling.options.get("horizon") is not None:
+def _refuse_unread_sources(plan: Plan) -> None:
+    """Rows that nothing learns from are refused, for they would cost and do nothing."""
+    for source in plan.sources:
+        if source.external and plan.policy.target.replay is Policy.replay:
+            raise RecipeError(
+                f"source '{type(source).__name__}' replays given actions, which policy '{plan.policy.name}' cannot; "
+                f"use {_of_kind('policy', 'language')}, or remove the source"
+            )
+        readers = [plan.objective] if source.when == "sampling" else [plan.objective, *plan.terms]
+        if source.external and not any(reads_external(bound.method) for bound in readers):
+            kind = "objective" if source.when == "sampling" else "objective or term"
+            raise RecipeError(
+                f"source '{type(source).__name__}' adds actions that the policy did not sample, and no {kind} of this "
+                "recipe reads 'external', so nothing would be learned from them; use objective 'rl_plus' for "
+                "demonstrations, or term 'f_divergence' for rehearsal"
+            )
+    if plan.sources and plan.recipe.training.minibatch_by == "action":
         raise RecipeError(
-            f"credit '{plan.credit.name}' compares the trajectories of a group, but sampling.horizon cuts episodes "
+            "training.minibatch_by: action takes single actions of the policy's own, so it does not go with "
+            "'sampling.sources'; use minibatch_by: trajectory"
+        )
+
+
+def reads_external(method: Method) -> bool:
+    """Whether a method knows of actions that the policy did not sample; the others never see them."""
+    return "external" in (*method.requires, *method.optional)
+
+
+def _refuse_impossible(plan: Plan, needs: frozenset[str]) -> None:
+    _refuse_unread_sources(plan)
+    sampling, training = plan.recipe.sampling, plan.recipe.training
+    comparing = next((bound.name for bound in plan.credit if bound.method.needs_group), None)
+    if comparing and sampling.options.get("horizon") is not None:
+        raise RecipeError(
+            f"credit '{comparing}' compares the trajectories of a group, but sampling.horizon cuts episodes "
             "into trajectories without company; set sampling.horizon: null, or use credit 'gae'"
         )
-    if plan.credit.method.needs_group and sampling.group_size == 1:
+    if comparing and sampling.group_size == 1:
         raise RecipeError(
-            f"credit '{plan.credit.name}' compares the trajectories of a group, but sampling.group_size is 1, so every "
+            f"credit '{comparing}' compares the trajectories of a group, but sampling.group_size is 1, so every "
             "advantage would be 0; use group_size >= 2, or credit 'reinforce++' or 'gae'"
         )
     trajectories = sampling.prompts * sampling.group_size
@@ -227,6 +276,22 @@ def _refuse_impossible(plan: Plan) -> None:
         raise RecipeError(
             f"training.minibatch_by: action needs a policy that can be evaluated one action at a time, which "
             f"'{plan.policy.name}' cannot; use minibatch_by: trajectory"
+        )
+    if plan.recipe.optimizer.name == "npgigt":
+        if training.epochs * training.minibatches > 1:
+            raise RecipeError(
+                "optimizer 'npgigt' moves on to another point after each update, where a batch must be sampled anew; "
+                "set training.epochs: 1 and training.minibatches: 1"
+            )
+        if training.max_step_kl is not None:
+            raise RecipeError(
+                "training.max_step_kl shortens steps, but those of optimizer 'npgigt' have their length already; "
+                "remove one of the two"
+            )
+    if plan.recipe.preference and "anchor_logp" not in needs:
+        raise RecipeError(
+            "'preference' makes the snapshot 'anchor', and no method of this recipe reads 'anchor_logp', so it would "
+            "serve nothing; use shaping 'rto_token_reward', or remove 'preference'"
         )
     if plan.recipe.warm_start and plan.policy.target.supervised_loss is Policy.supervised_loss:
         raise RecipeError(f"policy '{plan.policy.name}' cannot be warm-started; remove 'warm_start'")

@@ -23,11 +23,13 @@ from guerdon.policies.base import Policy, SamplingOptions
 from guerdon.recipe import Recipe, load_recipe
 from guerdon.registry import Bound
 from guerdon.rewards.base import Reward
+from guerdon.sampling.sources import Source
 from guerdon.tasks.base import Task
+from guerdon.training.build import make_optimizer
 from guerdon.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_sha256
 from guerdon.training.evaluate import evaluate_policy
 from guerdon.training.folder import RunFolder
-from guerdon.training.optim import Optimizer
+from guerdon.training.optim import Updates
 from guerdon.training.plan import Parts, Plan, build, make_plan
 
 
@@ -74,7 +76,7 @@ class Run:
     policy: Policy
     sampling: SamplingOptions
     rewards: list[Reward]
-    optimizer: Optimizer
+    optimizer: Updates
     progress: Progress
     alarms: Alarms
     loggers: list[Logger]
@@ -122,13 +124,9 @@ class Run:
 
     @classmethod
     def _assemble(cls, plan: Plan, parts: Parts, folder: RunFolder, progress: Progress | None) -> Run:
-        spec = plan.recipe.optimizer
         trainable = parts.policy.trainable()
         if not trainable:
             raise RecipeError(f"policy '{plan.policy.name}' has no trainable weights")
-        optimizer = Optimizer(
-            trainable, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, grad_clip=spec.grad_clip
-        )
         loggers = []
         for logger in plan.recipe.logging.loggers:
             method = registry.get("logger", logger.name)
@@ -141,7 +139,7 @@ class Run:
             policy=parts.policy,
             sampling=parts.sampling,
             rewards=parts.rewards,
-            optimizer=optimizer,
+            optimizer=make_optimizer(plan.recipe.optimizer, trainable),
             progress=progress or Progress(),
             alarms=Alarms(parts.policy.kind),
             loggers=loggers,
@@ -160,10 +158,11 @@ class Run:
             "threads": torch.get_num_threads(),
             "seconds": self.seconds,
         }
-        checkpoint = Checkpoint(self.step, self.policy.state_dict(), self.optimizer.state_dict(), state)
-        save_checkpoint(self.folder.checkpoints_path, checkpoint, keep=self.recipe.checkpoint.keep)
+        with self.optimizer.settled():
+            checkpoint = Checkpoint(self.step, self.policy.state_dict(), self.optimizer.state_dict(), state)
+            save_checkpoint(self.folder.checkpoints_path, checkpoint, keep=self.recipe.checkpoint.keep)
 
-    def _methods(self) -> list[tuple[str, Bound]]:
+    def _methods(self) -> list[tuple[str, Bound | Source]]:
         """Every bound method that may remember something, rewards included, by a key that is stable."""
         return [(f"rewards/{r.name}", r.bound) for r in self.rewards if r.method is not None] + self.plan.stages
 
@@ -206,18 +205,21 @@ class Run:
     def evaluate(self) -> dict[str, float]:
         """Held-out metrics of the policy as it is."""
         spec = self.recipe.evaluation
-        return evaluate_policy(
-            self.policy,
-            self.task,
-            self.rewards,
-            self.sampling,
-            problems=spec.problems,
-            batch=spec.batch,
-            seed=self.recipe.seed,
-        )
+        with self.optimizer.settled():
+            return evaluate_policy(
+                self.policy,
+                self.task,
+                self.rewards,
+                self.sampling,
+                problems=spec.problems,
+                batch=spec.batch,
+                seed=self.recipe.seed,
+            )
 
     def result(self) -> Result:
         """How the run stands."""
+        with self.optimizer.settled():
+            digest = weights_sha256(self.policy.trainable())
         return Result(
             run=str(self.folder.path),
             kind=self.policy.kind,
@@ -225,7 +227,7 @@ class Run:
             seconds=round(self.seconds, 3),
             eval=self.evaluations,
             alarms=self.folder.alarms(),
-            weights_sha256=weights_sha256(self.policy.trainable()),
+            weights_sha256=digest,
             status="interrupted" if self.interrupted else "finished",
         )
 

@@ -9,11 +9,11 @@ from guerdon.policies.base import Policy
 from guerdon.recipe import WarmStart
 from guerdon.seeding import derive
 from guerdon.tasks.base import Task
-from guerdon.training.optim import Optimizer, scheduled
+from guerdon.training.optim import Updates, scheduled
 
 
 def warm_start(
-    policy: Policy, task: Task, optimizer: Optimizer, settings: WarmStart, *, seed: int, progress: Progress
+    policy: Policy, task: Task, optimizer: Updates, settings: WarmStart, *, seed: int, progress: Progress
 ) -> float:
     """Imitate the answers of training problems; return the mean loss of the last tenth of the steps.
 
