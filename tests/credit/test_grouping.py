@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from guerdon.credit.grouping import (
     center,
+    first_rows,
     group_mean,
     group_std,
     grouped,
@@ -206,3 +207,10 @@ def test_bad_input_is_refused():
         group_mean(key, key)
     with pytest.raises(TypeError, match="wanted an integer"):
         group_mean(values, values)
+
+
+def test_first_rows():
+    keys, rows = first_rows(torch.tensor([7, -3, 7, 2**62, -3]))
+    assert keys.tolist() == [-3, 7, 2**62]
+    assert rows.tolist() == [1, 0, 3]
+    assert first_rows(torch.tensor([], dtype=torch.int64))[1].tolist() == []

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from guerdon.credit.grouping import Singleton, center, group_mean, grouped, leave_one_out_mean, per_action, whiten
-from guerdon.curriculum.difficulty import difficulty_softmax
+from guerdon.credit.weights import question_weight
 from guerdon.registry import register
 
 
@@ -195,7 +195,7 @@ def gdpo(
     a_i = sum_k w_k (r_{i,k} - mean_g r_k) / (std_g r_k + eps);  A_i = (a_i - mean_B a) / (std_B a + eps)
 
     Summing first would give different combinations of rewards the same advantage. The weights multiply advantages:
-    on the rewards themselves the z-score would cancel them. Shaping is not read.
+    on the rewards themselves the z-score would cancel them. The shaped sum is not read.
 
     Args:
         components: (N,K) raw rewards, one column each; NaN counts as 0.
@@ -350,9 +350,10 @@ def dgpo(
     even = size * distance / torch.where(total > 0, total, 1.0)
     useful = ~stats.tied()
     score = reward if components is None else components[:, accuracy]
-    weight = _difficulty_weight(score.masked_fill(score.isnan(), 0.0), group, useful, temperature)
+    weight = question_weight(score, group, useful, temperature=temperature)
     if token_mean == "useful":
-        weight = weight * mask.sum() / (mask & useful.unsqueeze(1)).sum().clamp(min=1)
+        actions = mask.sum(dim=1)
+        weight = weight * actions.sum() / actions[useful].sum().clamp(min=1)
     return per_action(weight * even, mask)
 
 
@@ -360,18 +361,6 @@ def _silent(x: Tensor, group: Tensor, singleton: Singleton) -> Tensor:
     """(N,) trajectories whose group says nothing about them."""
     stats = grouped(x, group)
     return stats.tied() & ((stats.count() > 1) | (singleton == "zero"))
-
-
-def _difficulty_weight(score: Tensor, group: Tensor, useful: Tensor, temperature: float) -> Tensor:
-    """(N,) weight of each trajectory's group among the useful ones."""
-    stats = grouped(score, group)
-    hopeless = stats.tied() & (score == 0)
-    mean = torch.where(hopeless, 1.0, stats.mean())
-    size = stats.total(torch.ones_like(mean)).clamp(min=1)
-    weights = difficulty_softmax(
-        stats.total(mean) / size, stats.total(useful.to(mean.dtype)) > 0, temperature=temperature
-    )
-    return stats.spread(weights)
 
 
 def _batch_whiten(x: Tensor, mask: Tensor, unit: Literal["token", "trajectory"], eps: float, ddof: int) -> Tensor:

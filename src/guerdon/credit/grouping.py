@@ -187,6 +187,13 @@ def leave_one_out_mean(values: Tensor, key: Tensor | None, valid: Tensor | None 
     return grouped(values, key, valid).others_mean()
 
 
+def first_rows(key: Tensor) -> tuple[Tensor, Tensor]:
+    """Each key (N,) once, in order, and the row where it stands first."""
+    keys, index = torch.unique(key, return_inverse=True)
+    rows = torch.arange(len(key), device=key.device)
+    return keys, rows.new_full(keys.shape, len(key)).scatter_reduce(0, index, rows, "amin")
+
+
 def per_action(x: Tensor, mask: Tensor) -> Tensor:
     """Hand every action the number of its trajectory: x (N,) and mask (N,T) give (N,T), exactly 0 off the mask."""
     return torch.where(mask.bool(), x.unsqueeze(1), torch.zeros((), dtype=x.dtype, device=x.device))

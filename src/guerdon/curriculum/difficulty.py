@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,3 +36,33 @@ def difficulty_softmax(accuracy: Tensor, useful: Tensor | None = None, *, temper
         return torch.ones_like(accuracy)
     share = torch.softmax((-accuracy / temperature).masked_fill(~useful, float("-inf")), dim=0)
     return torch.where(useful, useful.sum() * share, 1.0)
+
+
+def repeats_by_pass_rate(
+    pass_rate: Tensor,
+    *,
+    bounds: Sequence[float] = (0.2, 0.6, 0.8),
+    repeats: Sequence[int] = (6, 4, 2),
+    otherwise: int = 0,
+) -> Tensor:
+    """How often each problem stands in the data: the harder, the more often, and the easy ones not at all.
+
+    Args:
+        pass_rate: (P,) share of answers of the first policy that were right.
+        bounds: rising ends of the ranges; each belongs to the next range.
+        repeats: how often the problems of each range stand in the data.
+        otherwise: the same for pass rates at or above the last bound; 0 in the source's release.
+
+    Returns:
+        (P,) int64, for ``torch.repeat_interleave``.
+
+    Raises:
+        ValueError: when there are not as many bounds as repeats, or they do not rise.
+
+    Source: Lyu et al. 2025, arXiv 2502.06781.
+    """
+    edges = torch.tensor(list(bounds), dtype=torch.float64)
+    if len(bounds) != len(repeats) or bool((edges.diff() <= 0).any()):
+        raise ValueError(f"bounds are {list(bounds)} for repeats {list(repeats)}; wanted one rising bound for each")
+    times = torch.tensor([*repeats, otherwise], dtype=torch.int64)
+    return times[torch.bucketize(pass_rate.double(), edges, right=True)]
