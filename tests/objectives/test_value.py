@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from guerdon.objectives import explained_variance, value
+from guerdon.objectives.value import huber_value
 
 NAN = float("nan")
 MASK = torch.tensor([[True, True, False], [True, False, False]])
@@ -66,3 +67,23 @@ def test_only_the_prediction_is_trained_and_an_empty_mask_is_harmless():
     assert (v.grad == 0).all()
     with pytest.raises(ValueError, match="returns has shape"):
         value(v, VALUES, RETURNS[:1], MASK)
+
+
+def test_huber_by_hand():
+    v = prediction()
+    loss, stats = huber_value(v, VALUES, RETURNS, MASK, coef=1.0)
+    # Errors -1, -3, 1 and, for values held within 0.2 of the old ones (0.2, 2, 1.2), -1.8, -3, -0.8.
+    halves = [0.5 * (abs(e) - 0.25) for e in (1, 3, 1, 1.8, 3, 0.8)]
+    assert loss.item() == pytest.approx(sum(halves) / 2 / 3)
+    loss.backward()
+    # Linear beyond 0.5; the held half has a gradient only where it is not held, at the second action.
+    torch.testing.assert_close(v.grad, torch.tensor([[-0.25, -0.5, 0.0], [0.25, 0.0, 0.0]]) / 3)
+    assert stats == value(v, VALUES, RETURNS, MASK)[1]
+    assert huber_value(v, VALUES, RETURNS, MASK)[0].item() == pytest.approx(sum(halves) / 4 / 3)
+
+
+def test_huber_is_quadratic_near_the_target():
+    v, ones = torch.tensor([[0.9]], requires_grad=True), torch.ones(1, 1)
+    loss, _ = huber_value(v, 0.8 * ones, ones, ones, coef=1.0)
+    assert loss.item() == pytest.approx(0.1**2 / 2)
+    assert huber_value(v, 0.5 * ones, ones, ones, coef=1.0)[0].item() == pytest.approx((0.1**2 / 2 + 0.3**2 / 2) / 2)

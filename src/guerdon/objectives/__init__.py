@@ -1,28 +1,26 @@
 """What is minimised: policy objectives, and the terms that add up with them."""
 
 from guerdon.objectives.aggregation import Aggregation, TermAggregation, aggregate
+from guerdon.objectives.blended import blended_clip
+from guerdon.objectives.controlled import PIDKL, AsymmetricKL, EntropyGatedKL
 from guerdon.objectives.covariance import clip_cov, kl_cov, token_covariance
-from guerdon.objectives.divergence import k1, k2, k3, kl
+from guerdon.objectives.divergence import f_divergence, jensen_shannon, k1, k2, k3, kl
 from guerdon.objectives.entropy import categorical_entropy, entropy
-from guerdon.objectives.off_policy import dispo
-from guerdon.objectives.policy import (
-    cispo,
-    dapo,
-    gmpo,
-    gspo,
-    gspo_token,
-    ppo_clip,
-    reinforce,
-    sapo,
-    surrogate,
-)
+from guerdon.objectives.off_policy import dispo, rl_plus, stable_reinforce
+from guerdon.objectives.offline import oreo
+from guerdon.objectives.outcome import oreal
+from guerdon.objectives.policy import cispo, dapo, gmpo, gspo, gspo_token, ppo_clip, reinforce, sapo, surrogate
 from guerdon.objectives.ratio import clip_by_sign, importance_ratio, log_ratio, sigmoid_gate
-from guerdon.objectives.value import explained_variance, value
+from guerdon.objectives.value import explained_variance, huber_value, value
 
 __all__ = [
+    "PIDKL",
     "Aggregation",
+    "AsymmetricKL",
+    "EntropyGatedKL",
     "TermAggregation",
     "aggregate",
+    "blended_clip",
     "categorical_entropy",
     "cispo",
     "clip_by_sign",
@@ -31,20 +29,27 @@ __all__ = [
     "dispo",
     "entropy",
     "explained_variance",
+    "f_divergence",
     "gmpo",
     "gspo",
     "gspo_token",
+    "huber_value",
     "importance_ratio",
+    "jensen_shannon",
     "k1",
     "k2",
     "k3",
     "kl",
     "kl_cov",
     "log_ratio",
+    "oreal",
+    "oreo",
     "ppo_clip",
     "reinforce",
+    "rl_plus",
     "sapo",
     "sigmoid_gate",
+    "stable_reinforce",
     "surrogate",
     "token_covariance",
     "value",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from guerdon.objectives import aggregation
 from guerdon.objectives.aggregation import TermAggregation, same_shape
@@ -52,6 +53,49 @@ def value(
     if clip is not None:
         error = torch.maximum(error, (old + (prediction - old).clamp(-clip, clip) - target) ** 2)
     loss = coef * aggregation.aggregate(error / 2, mask, aggregate, max_length=max_length)
+    return loss, {"explained_variance": explained_variance(old[~off], target[~off])}
+
+
+@register("term", paper="Maity 2026, arXiv 2602.04651")
+def huber_value(
+    value_prediction: Tensor,
+    values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    *,
+    coef: float = 0.5,
+    delta: float = 0.5,
+    clip: float = 0.2,
+    aggregate: TermAggregation = "token_mean",
+    max_length: int | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Huber loss of the critic, half of it on a value that stays near the old one, so that outliers pull less.
+
+    loss = coef aggregate([h(v - R) + h(clip(v, v_old - c, v_old + c) - R)] / 2)
+    h(e) = e^2 / 2 for |e| <= delta, else delta (|e| - delta / 2)
+
+    Args:
+        value_prediction: (N,T) critic's value now, differentiable.
+        values: (N,T) critic's value when the batch was sampled.
+        returns: (N,T) target.
+        mask: (N,T) true on actions; nothing off the mask is read.
+        coef: weight of the loss.
+        delta: error beyond which the loss is linear.
+        clip: distance c from the old value beyond which the second half has no gradient.
+        aggregate: see ``aggregation.aggregate``.
+        max_length: generation budget in actions, for ``sum_over_max_length``.
+
+    Returns:
+        The loss, and ``explained_variance`` of the old values as in ``value``.
+
+    Source: Maity 2026, arXiv 2602.04651.
+    """
+    same_shape(mask, value_prediction=value_prediction, values=values, returns=returns)
+    off = ~mask.bool()
+    prediction, old, target = (x.masked_fill(off, 0.0) for x in (value_prediction, values.detach(), returns.detach()))
+    near = old + (prediction - old).clamp(-clip, clip)
+    halves = [huber_loss(x, target, reduction="none", delta=delta) for x in (prediction, near)]
+    loss = coef * aggregation.aggregate((halves[0] + halves[1]) / 2, mask, aggregate, max_length=max_length)
     return loss, {"explained_variance": explained_variance(old[~off], target[~off])}
 
 
