@@ -1,6 +1,6 @@
 """The process in which math-verify runs: reads JSON lines ``[reference, text, timeout]``, answers with verdicts.
 
-Run as a script, never imported: it must start without torch, and be killed when a text such as ``9^{9^{9^9}}``
+Run as a script of its own: it must start without torch, and be killed when a text such as ``9^{9^{9^9}}``
 keeps the computer algebra busy for ever.
 """
 

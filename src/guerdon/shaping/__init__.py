@@ -1,5 +1,15 @@
 """How raw scores become the signal that credit is drawn from."""
 
 from guerdon.shaping.compose import weighted_sum
+from guerdon.shaping.gate import conditioned_reward, staged_reward
+from guerdon.shaping.normalise import PercentileLogistic, RunningRescaleSum
+from guerdon.shaping.schedule import SlopeWeightedSum
 
-__all__ = ["weighted_sum"]
+__all__ = [
+    "PercentileLogistic",
+    "RunningRescaleSum",
+    "SlopeWeightedSum",
+    "conditioned_reward",
+    "staged_reward",
+    "weighted_sum",
+]

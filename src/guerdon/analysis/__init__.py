@@ -1,0 +1,1 @@
+"""What can be said of a reward or a policy without training by it."""

@@ -1,0 +1,1 @@
+"""Reward models: how they are trained, and how good they are."""
