@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test lint types docs claims bench clean
+.PHONY: install demo test lint types docs claims quickstart bench clean
 
 install: $(INSTALLED)
 
@@ -29,6 +29,10 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 claims: install
+	$(BIN)/guerdon claims run --all --jobs 2 --out src/guerdon/catalog/results
+	-$(BIN)/guerdon claims run --all --jobs 2 --break --out src/guerdon/catalog/results
+
+quickstart: install
 	$(BIN)/python -m guerdon.claims.quickstart
 
 bench: install

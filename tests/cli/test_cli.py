@@ -73,6 +73,12 @@ def test_train_again_resume_eval_and_report(home):
         (["report", "nowhere"], "'nowhere' is not a run"),
         (["methods", "credits"], "did you mean 'credit'"),
         (["init", "flows"], "did you mean 'flow'"),
+        (["systems", "--family", "controll"], "did you mean 'control'"),
+        (["claims", "run"], "give the names of claims"),
+        (["claims", "run", "gdpoo"], "did you mean 'gdpo'"),
+        (["claims", "list", "--family", "task_rewards"], "no claim matches"),
+        (["methods", "--for", "entropy"], "no symptom 'entropy'"),
+        (["methods", "credit", "--for", "entropy collapse"], "give a stage or --for"),
     ],
 )
 def test_mistakes_are_one_line_without_traceback(home, arguments, message):
@@ -94,6 +100,41 @@ def test_methods_tell_what_each_needs():
     code, out, _ = call("methods", "credit")
     assert "grpo" in out
     assert "ppo_clip" not in out
+
+
+def test_a_claim_runs_and_leaves_its_result(home):
+    code, out, _ = call("claims", "run", "dispo", "--seeds", "5")
+    assert code == 0
+    assert "works" in out
+    written = json.loads((home / "runs" / "claims" / "policy_optimization" / "dispo.json").read_text())
+    assert written["verdict"] == "works"
+    assert {"claim", "system", "checks", "seeds", "seconds", "version", "stamp"} <= written.keys()
+    code, out, _ = call("claims", "run", "dispo", "--break", "--json", "--out", "elsewhere")
+    assert code == 1
+    assert json.loads(out)[0]["verdict"] == "fails"
+    assert json.loads((home / "elsewhere" / "policy_optimization" / "dispo.broken.json").read_text())["broken"]
+
+
+def test_claims_and_systems_are_listed():
+    code, out, _ = call("claims", "list", "--json", "--family", "policy_optimization")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["gdpo"].keys() == {"name", "family", "system", "description", "mutation", "seeds", "quick"}
+    assert call("claims", "list", "--quick")[0] == 0
+    code, out, _ = call("systems", "--json", "--family", "policy_optimization")
+    assert code == 0
+    assert len(json.loads(out)) == 28
+
+
+def test_a_symptom_is_answered_with_evidence():
+    code, out, _ = call("methods", "--for", "drowned component", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert "gdpo" in rows
+    assert rows["gdpo"]["evidence"]
+    code, out, _ = call("methods", "--for", "drowned component")
+    assert code == 0
+    assert "guerdon.credit.group:gdpo" in out
 
 
 def test_schema_is_json():

@@ -1,20 +1,17 @@
-"""guerdon train · eval · methods · schema · init · report."""
+"""guerdon train · eval · methods · schema · init · report · claims · systems."""
 
 from __future__ import annotations
 
 import json
 import sys
-import warnings
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from guerdon import __version__
-from guerdon.errors import GuerdonError
+from guerdon.cli import claims
+from guerdon.cli.options import Json, Quiet, RunFolderPath, Set, console, fail, plain_errors
 
 app = typer.Typer(
     name="guerdon",
@@ -23,39 +20,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_console = Console(stderr=True, soft_wrap=True, highlight=False)
-
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: --set training.steps=10")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-RunFolderPath = Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")]
-
-
-def _plain_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Print guerdon's own errors and warnings without a traceback; exit 1, or 130 when interrupted."""
-
-    @wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        warnings.showwarning = _show_warning
-        try:
-            command(*args, **kwargs)
-        except GuerdonError as error:
-            _fail(str(error))
-        except KeyboardInterrupt:
-            _console.print("interrupted")
-            raise typer.Exit(130) from None
-
-    return guarded
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **kwargs: Any) -> None:
-    if issubclass(category, UserWarning):
-        _console.print(f"warning: {message}", markup=False, style="yellow")
-
-
-def _fail(message: str) -> NoReturn:
-    _console.print(f"error: {message}", markup=False, style="bold red")
-    raise typer.Exit(1)
+app.add_typer(claims.app, name="claims")
+app.command("systems")(claims.systems)
 
 
 @app.callback(invoke_without_command=True)
@@ -67,7 +33,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command()
-@_plain_errors
+@plain_errors
 def train(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML.")] = None,
     set_: Set = None,
@@ -82,11 +48,11 @@ def train(
     from guerdon.training import loop
 
     if (recipe is None) == (resume is None):
-        _fail("give a recipe to train, or --resume and a run's folder to continue")
+        fail("give a recipe to train, or --resume and a run's folder to continue")
     progress = Progress(quiet=quiet)
     if resume is not None:
         if set_:
-            _fail("--set cannot change a run that is resumed; its recipe is in its folder")
+            fail("--set cannot change a run that is resumed; its recipe is in its folder")
         result = loop.resume(resume, progress=progress)
     else:
         assert recipe is not None
@@ -94,13 +60,13 @@ def train(
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
     if not quiet:
-        show_result(result, _console)
+        show_result(result, console)
     if result.status == "interrupted":
         raise typer.Exit(130)
 
 
 @app.command("eval")
-@_plain_errors
+@plain_errors
 def evaluate(
     run: RunFolderPath,
     problems: Annotated[int | None, typer.Option(help="Held-out problems; the recipe's number by default.")] = None,
@@ -118,13 +84,20 @@ def evaluate(
 
 
 @app.command()
-@_plain_errors
+@plain_errors
 def methods(
     stage: Annotated[str | None, typer.Argument(help="Only this stage, such as credit.")] = None,
+    symptom: Annotated[str | None, typer.Option("--for", help="What goes wrong, such as 'entropy collapse'.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List every registered method by stage: what it does, the fields it reads, its options and its paper."""
+    """List every registered method by stage, or the systems that answer a symptom, with the evidence."""
     from guerdon.cli.show import method_rows, show_methods
+
+    if symptom is not None:
+        if stage is not None:
+            fail("give a stage or --for a symptom, not both: a symptom is answered at several stages")
+        claims.show_answers(symptom, as_json=as_json)
+        return
 
     rows = method_rows(stage)
     if as_json:
@@ -134,7 +107,7 @@ def methods(
 
 
 @app.command()
-@_plain_errors
+@plain_errors
 def schema() -> None:
     """Print the JSON schema of recipes, for editors to complete and check."""
     from guerdon.recipe import recipe_schema
@@ -143,7 +116,7 @@ def schema() -> None:
 
 
 @app.command()
-@_plain_errors
+@plain_errors
 def init(
     kind: Annotated[str, typer.Argument(help="language, dataset, flow or control")],
     path: Annotated[Path | None, typer.Argument(help="File to write; KIND.yaml by default.")] = None,
@@ -156,7 +129,7 @@ def init(
 
 
 @app.command()
-@_plain_errors
+@plain_errors
 def report(run: RunFolderPath) -> None:
     """Write a run's report, one self-contained HTML file."""
     from guerdon.monitor.report import write_report

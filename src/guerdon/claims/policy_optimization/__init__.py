@@ -1,0 +1,1 @@
+"""Claims of the policy-optimisation systems."""
