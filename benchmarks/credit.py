@@ -22,28 +22,44 @@ from guerdon import registry
 TRAJECTORIES, ACTIONS, GROUP, ROUNDS = 8192, 1024, 16, 9
 
 
-def batch() -> dict[str, torch.Tensor]:
+def batch() -> dict[str, object]:
     """Every field that a credit may name."""
     generator = torch.Generator().manual_seed(0)
     length = torch.randint(ACTIONS // 2, ACTIONS + 1, (TRAJECTORIES,), generator=generator)
     mask = torch.arange(ACTIONS) < length.unsqueeze(1)
+    group = torch.arange(TRAJECTORIES) // GROUP
+    dense = torch.rand(TRAJECTORIES, ACTIONS, generator=generator)
     return {
         "reward": torch.rand(TRAJECTORIES, generator=generator),
         "greedy_reward": torch.rand(TRAJECTORIES, generator=generator),
-        "group": torch.arange(TRAJECTORIES) // GROUP,
+        "components": torch.rand(TRAJECTORIES, 2, generator=generator),
+        "component_names": ("first", "second"),
+        "component_weights": torch.ones(2),
+        "group": group,
+        "task_id": group,
         "length": length,
         "mask": mask,
-        "dense": torch.rand(TRAJECTORIES, ACTIONS, generator=generator),
+        "turn": torch.where(mask, 0, -1),
+        "dense": dense,
         "values": torch.rand(TRAJECTORIES, ACTIONS, generator=generator),
         "bootstrap": torch.zeros(TRAJECTORIES),
         "done": torch.ones(TRAJECTORIES, dtype=torch.bool),
+        "old_logp": -dense,
+        "tokens": torch.randint(0, 64, (TRAJECTORIES, ACTIONS), generator=generator),
+        "text": [f"answer {i % 5}" for i in range(TRAJECTORIES)],
+        "metadata": [{} for _ in range(TRAJECTORIES)],
+        "step": 0,
+        "seed": 0,
     }
 
 
 def main() -> None:
     """Measure and print."""
     fields = batch()
-    calls: dict[str, Callable[[], object]] = {"floor": lambda: fields["reward"].unsqueeze(1) * fields["mask"]}
+    reward, mask = fields["reward"], fields["mask"]
+    assert isinstance(reward, torch.Tensor)
+    assert isinstance(mask, torch.Tensor)
+    calls: dict[str, Callable[[], object]] = {"floor": lambda: reward.unsqueeze(1) * mask}
     for method in registry.methods("credit"):
         calls[method.name] = functools.partial(method.bind(), fields)
     seconds: dict[str, list[float]] = {name: [] for name in calls}

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import duckdb
@@ -127,6 +128,8 @@ def test_columns_of_a_run_are_documented(runs):
         "reward": r"reward/\w+/(mean|std)",
         "eval": r"eval/\w+",
         "update/METHOD/KEY": r"update/\w+/\w+",
+        "credit/METHOD/KEY": r"credit/\w+/\w+",
+        "shaping/METHOD/KEY": r"shaping/\w+/\w+",
     }
     for column in metrics:
         head, _, tail = column.rpartition("/")
@@ -157,7 +160,10 @@ def test_command_line_page_names_every_command_and_option():
     page = (ROOT / "docs" / "cli.md").read_text()
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
     for name, command in typer.main.get_command(app).commands.items():
-        for parameter in command.params:
+        for parameter in [
+            *command.params,
+            *(p for sub in getattr(command, "commands", {}).values() for p in sub.params),
+        ]:
             for option in parameter.opts:
                 assert not option.startswith("--") or option == "--help" or option in sections[name], (name, option)
 
@@ -166,7 +172,7 @@ def test_readme_lists_exactly_the_registered_methods():
     text = (ROOT / "README.md").read_text()
     for label, stage in {
         **{"Policies": "policy", "Tasks": "task", "Rewards": "reward", "Shaping": "shaping", "Credit": "credit"},
-        **{"Objectives": "objective", "Terms": "term", "Loggers": "logger"},
+        **{"Objectives": "objective", "Terms": "term", "Loggers": "logger", "Sources": "source"},
     }.items():
         listed = re.search(rf"^- {label}: (.*?)(?=^- |\n\n)", text, re.DOTALL | re.MULTILINE)
         assert listed, label
@@ -201,16 +207,33 @@ def test_one_reward_takes_the_documented_way(tmp_path):
     assert place == sorted(place)
 
 
-def test_generated_pages_hold_what_the_code_knows(recipes):
-    spec = importlib.util.spec_from_file_location("guerdon_docs_hooks", ROOT / "docs" / "hooks.py")
+def site_part(name: str) -> ModuleType:
+    """A module of what builds the site."""
+    spec = importlib.util.spec_from_file_location(f"guerdon_docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec
     assert spec.loader
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_module_is_in_the_reference():
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    apart = re.compile(r"__|/cli/|/claims/(policy_optimization|quickstart)|math_worker|/inspect|/samples")
+    for file in (ROOT / "src" / "guerdon").rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT / "src").with_suffix("").parts)
+        assert apart.search(str(file)) or f"::: {module}\n" in pages + "\n", module
+
+
+def test_generated_pages_hold_what_the_code_knows(recipes):
+    hooks, catalog_hooks = site_part("hooks"), site_part("catalog_hooks")
     page = hooks.methods_page()
     for stage in registry.HOMES:
         for method in registry.methods(stage):
             assert f"[`{method.name}`][{method.home}]" in page
     assert all(f"### {file.name}\n" in hooks.shipped_recipes() for file in recipes)
     for source in (ROOT / "docs").glob("*.md"):
-        assert "<!-- generated" not in hooks.on_page_markdown(source.read_text(), None, None, None), source
+        page = source.read_text()
+        for part in (hooks, catalog_hooks):
+            page = part.on_page_markdown(page, None, None, None)
+        assert "<!-- generated" not in page, source

@@ -13,12 +13,18 @@ from guerdon.training.folder import RunFolder
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 SHORT = ["training.steps=2", "evaluation.problems=10", "evaluation.every=1", "checkpoint.every=1"]
+# Rehearsal needs something to rehearse, and after two steps of imitation there is nothing yet that is known.
+KNOWING = ["warm_start.steps=2", "sampling.sources.0.correct=0.0", "sampling.sources.0.rows=4"]
 SHORTER = {
     "quickstart": ["warm_start.steps=2", "sampling.prompts=2"],
     "smollm2": ["sampling.prompts=2", "sampling.group_size=2", "sampling.max_new_tokens=3", "evaluation.problems=2"],
     "flow-digits": ["warm_start.steps=2", "sampling.group_size=2"],
     "cartpole": ["sampling.horizon=16", "training.epochs=1"],
     "cartpole-grpo": ["sampling.prompts=2", "sampling.group_size=2"],
+    "gentle-polish": ["warm_start.steps=2", "sampling.prompts=2"],
+    "safe": ["warm_start.steps=2", "sampling.prompts=4"],
+    "dph": [*KNOWING, "sampling.prompts=2"],
+    "stacked": [*KNOWING, "sampling.prompts=2"],
 }
 
 
