@@ -1,4 +1,4 @@
-"""The command line: train, eval, methods, schema, init, report."""
+"""The command line: train, eval, methods, systems, claims, schema, init, report."""
 
 from guerdon.cli.main import app
 

@@ -12,8 +12,8 @@ from rich.text import Text
 from guerdon.catalog.entries import STATUSES, CatalogError, System, symptoms, systems_for
 from guerdon.catalog.results import ClaimResult
 from guerdon.claims import runner
-from guerdon.claims.core import Check
 
+WIDTH = 120  # of tables that don't go to a terminal
 COLOURS = {
     **{"works": "green", "not reproduced": "yellow", "not-reproduced": "yellow", "fails": "red"},
     **{"stale": "magenta", "open": "dim"},
@@ -68,7 +68,7 @@ def evidence(system: System) -> str:
 def show_answers(symptom: str, rows: Sequence[dict[str, Any]]) -> None:
     """What a symptom is, and a row per system that answers it."""
     meant = next(s for s in symptoms() if s.name == symptom)
-    console = Console()
+    console = _console()
     console.print(Text(f"{meant.name}: {meant.meaning}\nHow a run shows it: {meant.seen}"))
     grid = _grid(("system", None), ("where", 2), ("what its claim saw", 3), ("status", None))
     for row in rows:
@@ -82,7 +82,7 @@ def show_claims(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         texts = (row["name"], row["description"], row["mutation"], str(row["seeds"]), "yes" if row["quick"] else "")
         grid.add_row(*map(Text, texts))
-    Console().print(grid)
+    _console().print(grid)
 
 
 def show_systems(rows: Sequence[dict[str, Any]]) -> None:
@@ -91,7 +91,7 @@ def show_systems(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         texts = (str(row["id"]), row["name"], row["title"], row["family"])
         grid.add_row(*map(Text, texts), _state(row["status"]))
-    console = Console()
+    console = _console()
     console.print(grid)
     counts = {state: sum(row["status"] == state for row in rows) for state in STATUSES}
     console.print(" · ".join(f"{count} {state}" for state, count in counts.items() if count))
@@ -108,24 +108,24 @@ def line(result: ClaimResult) -> Text:
 
 def show_results(results: Sequence[ClaimResult]) -> None:
     """One row per claim: the first check that does not hold, or else the one that tells most."""
-    grid = _grid(("claim", None), ("expected", 3), ("seen", 3), ("interval", None), ("verdict", None))
+    grid = _grid(("claim", None), ("what", 4), ("expected", 3), ("seen, with its interval", 5), ("verdict", None))
     for result in results:
         shown = next((check for check in result.checks if not check.holds), result.evidence)
         if shown is not None:
-            cells = (f"{shown.what}: {shown.expected}", shown.seen, _interval(shown))
-            grid.add_row(result.claim.rpartition("/")[2], *map(Text, cells), _state(result.verdict))
-    Console().print(grid)
+            cells = map(Text, (shown.what, shown.expected, shown.seen))
+            grid.add_row(result.claim.rpartition("/")[2], *cells, _state(result.verdict))
+    _console().print(grid)
 
 
 def show_checks(result: ClaimResult) -> None:
     """One row per check of a claim."""
     title = f"{result.claim}: {result.verdict}" + (f" (broken: {result.mutation})" if result.broken else "")
-    grid = _grid(("what", 3), ("expected", 2), ("seen", 3), ("interval", None), ("", None))
+    grid = _grid(("what", 3), ("expected", 2), ("seen, with its interval", 3), ("", None))
     grid.title, grid.title_justify = Text(title), "left"
     for check in result.checks:
         mark = Text("holds", style="green") if check.holds else Text("fails", style="red")
-        grid.add_row(*map(Text, (check.what, check.expected, check.seen, _interval(check))), mark)
-    Console().print(grid)
+        grid.add_row(*map(Text, (check.what, check.expected, check.seen)), mark)
+    _console().print(grid)
 
 
 def _grid(*columns: tuple[str, int | None]) -> Table:
@@ -140,5 +140,7 @@ def _state(state: str) -> Text:
     return Text(state, style=COLOURS[state])
 
 
-def _interval(check: Check) -> str:
-    return "" if check.interval is None else f"[{check.interval[0]:.3g}, {check.interval[1]:.3g}]"
+def _console() -> Console:
+    """The terminal; a file or a pipe has no width, and gets room for sentences."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, WIDTH))

@@ -3,7 +3,9 @@ gradient of those outside: a wide ceiling for good actions explores, a wide one 
 
 The exact checks read the weights off the gradient. The learning checks take eight updates on each batch of a softmax
 policy, where answers that are equally good compete: a ceiling at 1 for good actions lets the favourite crowd out the
-rest. Then a policy in which a wrong answer has become likely since the batch was drawn unlearns it from that batch.
+rest. That needs rewards that vary among good answers, which here succeed four times in five: where they always do, both
+ceilings end at the same entropy (0.170 and 0.173). Then a policy in which a wrong answer has become likely since the
+batch was drawn unlearns it from that batch.
 """
 
 from collections.abc import Callable, Iterator

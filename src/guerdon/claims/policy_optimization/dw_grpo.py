@@ -1,9 +1,11 @@
 """With fixed weights the easy one of several objectives saturates while the others stagnate. DW-GRPO measures how fast
 each reward is being learned, as a slope over the last batches, and moves weight to those that are not.
 
-Of two rewards, earned 30 % and 3 % of the time at first, one is learned about ten times as fast as the other. The
-retrieval of the same paper, a beam search from communities down to entities, is tried on graphs of 64 entities whose
-summaries are vague, so that the nearest community is often not the right one.
+Of two rewards, earned 30 % and 3 % of the time at first, one is learned about ten times as fast as the other. Without
+``largest``, which says when a reward has nothing left to give, a learned reward looks like one that stagnates, and the
+weights do nothing (0.72 against 0.71). The retrieval of the same paper, a beam search from communities down to
+entities, is tried on graphs of 64 entities whose summaries are vague, so that the nearest community is often not the
+right one.
 """
 
 from __future__ import annotations

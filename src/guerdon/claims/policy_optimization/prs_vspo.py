@@ -4,8 +4,9 @@ groups to groups that are hard and undecided, with a damped weight.
 
 PRS is tried on a task of four choices that all have to be right (form, call, answer present, answer right), against the
 reward for all four at once; VSPO on sixteen prompts whose success rates begin between 0.001 and 0.9, against GRPO. The
-undamped refill takes larger steps. That it also ends below GRPO, as the source reports, does not show here: in a table
-a step that is too long for one prompt harms no other.
+undamped refill takes larger steps. That it also ends below GRPO, as the source reports, does not show here: it ends
+above both (0.89 against VSPO's 0.73 and GRPO's 0.61), for in a table a step that is too long for one prompt harms no
+other. Part of VSPO's gain over GRPO is step size, too: its batches hold more credit at the same learning rate.
 """
 
 import math
