@@ -84,6 +84,7 @@ class Method:
     paper: str = ""
     aliases: tuple[str, ...] = field(default=())
     needs_group: bool = False
+    credit_only: bool = False
 
     @property
     def summary(self) -> str:
@@ -172,6 +173,7 @@ def register(
     aliases: tuple[str, ...] = (),
     output: str | None = None,
     needs_group: bool = False,
+    credit_only: bool = False,
 ) -> Callable[[_Target], _Target]:
     """Give a function or class a name that recipes can use.
 
@@ -182,13 +184,16 @@ def register(
         aliases: further names.
         output: field produced by a bare return value; the stage's own by default.
         needs_group: whether the method compares trajectories of one group, so that group size 1 is refused.
+        credit_only: whether an objective's gradient in an action is 0 where its advantage is, and does not depend on
+            other trajectories, so that trajectories without credit need not be evaluated.
 
     Raises:
         RecipeError: when a data parameter is not a canonical field, or the name is taken.
     """
 
     def wrap(target: _Target) -> _Target:
-        method = describe(stage, target, name, paper=paper, aliases=aliases, output=output, needs_group=needs_group)
+        flags = {"needs_group": needs_group, "credit_only": credit_only}
+        method = describe(stage, target, name, paper=paper, aliases=aliases, output=output, **flags)
         known = _methods[stage]
         for key in (method.name, *method.aliases):
             if key in known and known[key].home != method.home:

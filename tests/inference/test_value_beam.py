@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from guerdon.errors import RecipeError
 from guerdon.inference.tree import LanguageSteps, value_beam
@@ -101,6 +102,11 @@ def test_language_steps_end_at_the_delimiter_the_end_token_or_the_budget(policy)
     assert steps.extend([()], 4, 0) != steps.extend([()], 4, 1)
 
 
+def plainly_causal(layer, q, k, v, scale):
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(0, 1)
+
+
 def test_values_are_the_critics_before_the_next_token(policy):
     policy.value.weight.data.normal_()
     steps = LanguageSteps(policy, "ab", LanguageSampling(max_new_tokens=9))
@@ -108,9 +114,8 @@ def test_values_are_the_critics_before_the_next_token(policy):
     tokens = tuple(policy.tokenizer.convert_tokens_to_ids(list("ba\nb")))
 
     def alone(state):
-        ids = torch.tensor([[*question, *state]])
-        hidden, _ = policy.model.hidden(ids, torch.ones_like(ids).bool())
-        return policy.value(hidden[0, -1]).item()
+        ids = torch.tensor([*question, *state])
+        return policy.value(policy.model.hidden(ids, torch.arange(len(ids)), plainly_causal)[-1]).item()
 
     states = [(), tokens[:1], tokens, (*tokens[:2], policy.eos)]
     expected = [alone(s) for s in [*states[:3], tokens[:2]]]

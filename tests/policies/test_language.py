@@ -219,3 +219,68 @@ def test_an_answer_without_an_end_was_cut(policy):
     rollouts = policy.replay(starts, [policy.encode_answer("ab")[:-1]], LanguageSampling())
     assert rollouts.truncated.tolist() == [True]
     assert rollouts.done.tolist() == [False]
+
+
+def test_branches_keep_what_they_share_and_write_the_rest_anew(policy):
+    rollouts = sampled(policy)
+    rows, at = [0, 0, 5, 7], [1, 0, 2, 1]
+    at = [min(n, int(rollouts.mask[row].sum()) - 1) for row, n in zip(rows, at, strict=True)]
+    branches = policy.branch(rollouts, rows, at, LanguageSampling(max_new_tokens=6), seed=4)
+    assert branches.parent.tolist() == rows
+    assert branches.branch_at.tolist() == at
+    assert torch.equal(branches.group, rollouts.group[rows])
+    for branch, (row, kept) in enumerate(zip(rows, at, strict=True)):
+        assert torch.equal(branches.tokens[branch, :kept], rollouts.tokens[row, :kept])
+        assert torch.equal(branches.old_logp[branch, :kept], rollouts.old_logp[row, :kept])
+        assert kept < int(branches.mask[branch].sum()) <= 6
+        assert branches.prompt[branch] == rollouts.prompt[row]
+        assert branches.answer[branch] == rollouts.answer[row]
+    evaluation = policy.evaluate(branches)
+    assert torch.allclose(evaluation.logp, branches.old_logp, atol=1e-5)
+    assert torch.allclose(evaluation.entropy, branches.entropy, atol=1e-5)
+    assert not torch.equal(branches.tokens[1], rollouts.tokens[0])  # the same start, other draws
+    again = policy.branch(rollouts, rows, at, LanguageSampling(max_new_tokens=6), seed=4)
+    assert torch.equal(again.tokens, branches.tokens)
+    both = policy.join([rollouts, branches])
+    assert torch.allclose(policy.evaluate(both).logp, both.old_logp, atol=1e-5)
+
+
+def test_scores_of_continuations_are_their_log_probabilities(policy):
+    texts = ["ab", "abba", "b", "ab"]
+    logp, mask = policy.score("bba", texts)
+    assert mask.sum(dim=1).tolist() == [2, 4, 1, 2]
+    prompt = policy.encode_prompt("bba")
+    for row, text in enumerate(texts):
+        tokens = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        for t, token in enumerate(tokens):
+            with torch.no_grad():
+                log_p = policy.model(torch.tensor([[*prompt, *tokens[:t]]]))[0, -1].log_softmax(0)
+            assert logp[row, t].item() == pytest.approx(log_p[token].item(), abs=1e-5)
+    assert (logp[~mask] == 0).all()
+
+
+def test_a_completion_ends_with_a_stop_string(policy):
+    rollouts = sampled(policy, stop=["a"])
+    assert any(rollouts.done)
+    for text, done in zip(rollouts.text, rollouts.done.tolist(), strict=True):
+        assert "a" not in text[:-1]
+        assert done or "a" not in text
+
+
+def test_reading_in_parts_changes_neither_values_nor_gradients(policy):
+    rollouts = sampled(policy)
+
+    def gradient():
+        evaluation = policy.evaluate(rollouts)
+        loss = (evaluation.logp * rollouts.mask).sum() + evaluation.entropy.square().sum()
+        return evaluation.logp.detach(), torch.autograd.grad(loss, list(policy.model.parameters()))
+
+    whole, whole_gradient = gradient()
+    policy.max_tokens = 12
+    try:
+        parts, parts_gradient = gradient()
+    finally:
+        policy.max_tokens = None
+    assert torch.allclose(whole, parts, atol=1e-6)
+    for a, b in zip(whole_gradient, parts_gradient, strict=True):
+        assert torch.allclose(a, b, atol=1e-5, rtol=1e-4)

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guerdon.credit.answers import final_answer
 from guerdon.errors import RecipeError
 from guerdon.registry import get
-from guerdon.rewards.consensus import answer_entropy, final_answer
+from guerdon.rewards.consensus import answer_entropy
 
 quick = settings(derandomize=True, deadline=None, max_examples=60)
 BOXED = r"\\boxed\{(.*?)\}"

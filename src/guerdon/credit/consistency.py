@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from guerdon.credit.answers import Pattern, entropy_of_answers
 from guerdon.credit.grouping import first_rows, grouped, per_action, whiten
 from guerdon.registry import register
-from guerdon.rewards.consensus import Pattern, answer_entropy
 
 # The threshold of the source, for its groups of eight; for others the same share of the largest possible entropy.
 RHO_OF_EIGHT, RHO_SHARE = 1.5, 0.72
@@ -39,7 +39,7 @@ def copo(
     """Group-relative credit where a group disagrees, credit from comparing prompts where its answers are all the same.
 
     local: A_i = (r_i - mean_g r) / (std_g r + eps);  prompt: B_q = (R_q - mean R) / (std R + eps),  R_q = mean_g r
-    weight of the local one: w = sigmoid(gamma (H - rho)),  H: ``answer_entropy`` of the group
+    weight of the local one: w = sigmoid(gamma (H - rho)),  H: ``entropy_of_answers`` of the group
 
     Objective ``blended_clip`` puts both together; any other uses the local credit alone, which is ``grpo``'s. The
     credit of a prompt goes to each of its trajectories, so in an easy prompt wrong ones are rewarded too. Prompts
@@ -50,7 +50,7 @@ def copo(
         group: (N,) key of the trajectories that share a start.
         mask: (N,T) true on actions.
         text: N texts that the policy wrote.
-        pattern: how to find the final answer in a text, see ``answer_entropy``.
+        pattern: how to find the final answer in a text, see ``final_answer``.
         gamma: steepness of the switch between the two.
         rho: entropy at which both count the same, in nats. It must lie below ln of the group's size and of the number
             of answers there can be, or the local credit never counts. By default 1.5 in groups of eight, as in the
@@ -63,7 +63,7 @@ def copo(
 
     Source: Han et al. 2025, arXiv 2508.04138.
     """
-    entropy = answer_entropy(text, group, pattern=pattern).to(reward.dtype)
+    entropy = entropy_of_answers(text, group, pattern).to(reward.dtype)
     stats = grouped(reward, group)
     size = stats.count()
     if rho is None:

@@ -9,9 +9,10 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 
+from guerdon.engine.generate import GenerationOptions, generate, left_pad
+from guerdon.engine.reading import read
 from guerdon.errors import RecipeError
 from guerdon.policies.language import LanguagePolicy, LanguageSampling
-from guerdon.sampling.engine import GenerationOptions, generate, left_pad
 from guerdon.seeding import derive
 
 State = TypeVar("State")
@@ -154,8 +155,9 @@ class LanguageSteps:
             )
         question = self.policy.encode_prompt(self.prompt)
         ids, attention = left_pad([[*question, *self._awaiting(s)] for s in states], self.policy.pad)
-        hidden, _ = self.policy.model.hidden(ids, attention)
-        return self.policy.value(hidden[:, -1]).squeeze(-1).tolist()
+        last = torch.zeros_like(attention)
+        last[:, -1] = True
+        return self.policy.value(read(self.policy.model, ids, attention, last)).squeeze(-1).tolist()
 
     def text(self, state: tuple[int, ...]) -> str:
         """What a state says."""

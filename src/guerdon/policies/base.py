@@ -50,6 +50,8 @@ class Policy(ABC):
     kind: ClassVar[Kind]
     Sampling: ClassVar[type[SamplingOptions]] = SamplingOptions
     module: nn.Module
+    hands_over: ClassVar[bool] = False  # whether ``sample`` takes ``ended``, to be called with trajectories as they end
+    max_tokens: int | None = None  # whose activations are held at a time, by policies that read tokens
 
     def __init__(self) -> None:
         self.snapshots: dict[str, dict[str, Tensor]] = {}

@@ -9,72 +9,15 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from guerdon.errors import RecipeError
+from guerdon.policies.hugging_face import HuggingFaceModel
 from guerdon.policies.language import LanguagePolicy
 from guerdon.registry import register
 from guerdon.tasks.base import Task
 
 SMOLLM2 = "smollm2-135m"
-
-
-class HuggingFaceCache:
-    """A transformers cache with the engine's row selection."""
-
-    def __init__(self, cache: Any) -> None:
-        self.cache = cache
-
-    def select(self, rows: Tensor) -> HuggingFaceCache:
-        """The cache of the given rows; rows may repeat. The old cache is consumed."""
-        self.cache.batch_select_indices(rows)
-        return self
-
-
-class HuggingFaceModel(nn.Module):
-    """Adapts a transformers causal LM to the engine: hidden states and the projection apart."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.inner = model
-        base = model.get_base_model() if hasattr(model, "peft_config") else model
-        self._decoder = [getattr(base, base.base_model_prefix)]  # in a list, so that it is not registered twice
-        self._head = [base.get_output_embeddings()]
-        self._check_head(base)
-
-    def _check_head(self, base: Any) -> None:
-        """Refuse models whose logits are not a plain projection of the last hidden state (soft-capped, scaled)."""
-        ids = torch.zeros(1, 2, dtype=torch.int64)
-        training = base.training
-        base.eval()
-        with torch.no_grad():
-            whole = base(input_ids=ids).logits
-            parts = self.project(self._decoder[0](input_ids=ids).last_hidden_state)
-        base.train(training)
-        if not torch.allclose(whole, parts, atol=1e-3, rtol=1e-3):
-            raise RecipeError(
-                f"model '{type(base).__name__}' transforms its logits after the output embedding; "
-                "only models whose logits are a projection of the last hidden state are supported"
-            )
-
-    def hidden(
-        self, ids: Tensor, attention: Tensor, cache: HuggingFaceCache | None = None, use_cache: bool = False
-    ) -> tuple[Tensor, HuggingFaceCache | None]:
-        """Last hidden states (N,T,D); ``attention`` (N,S) is false on left padding."""
-        positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, attention.shape[1] - ids.shape[1] :]
-        out = self._decoder[0](
-            input_ids=ids,
-            attention_mask=attention.long(),
-            position_ids=positions,
-            past_key_values=cache.cache if cache is not None else None,
-            use_cache=use_cache,
-        )
-        return out.last_hidden_state, HuggingFaceCache(out.past_key_values) if use_cache else None
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """Logits (...,V)."""
-        return self._head[0](hidden)
 
 
 def smollm2_path() -> Path:

@@ -285,23 +285,27 @@ class ControlPolicy(Policy):
     def _chooser(self, seed: int, n: int, greedy: bool) -> Act:
         """How actions are chosen: from noise drawn for all rows, so it does not matter which are still playing."""
         network = self.network
+        # Calling a module costs more than the arithmetic of a few rows.
+        layers = [layer.forward for layer in (*network.body, network.actor)]
         std = None if network.log_std is None else network.log_std.exp()
-        noise = torch.empty(0)
+        noise: tuple[Tensor, ...] = ()
 
         def choose(observation: Tensor, rows: np.ndarray, t: int) -> Tensor:
             nonlocal noise
-            output = network.act(observation)
+            output = observation
+            for layer in layers:
+                output = layer(output)
             if greedy:
                 return output if std is not None else output.argmax(dim=1)
             if t % NOISE_BLOCK == 0:
                 generator = torch_generator(seed, "actions", t // NOISE_BLOCK)
-                noise = torch.empty(NOISE_BLOCK, n, output.shape[1])
+                block = torch.empty(NOISE_BLOCK, n, output.shape[1])
                 # argmax(logits + Gumbel noise) is a categorical draw; minus log of an exponential is Gumbel.
                 noise = (
-                    noise.exponential_(generator=generator).log_().neg_()
+                    block.exponential_(generator=generator).log_().neg_()
                     if self.discrete
-                    else noise.normal_(generator=generator)
-                )
+                    else block.normal_(generator=generator)
+                ).unbind()
             drawn = noise[t % NOISE_BLOCK]
             drawn = drawn if len(rows) == n else drawn[torch.from_numpy(rows)]
             return (output + drawn).argmax(dim=1) if std is None else output + std * drawn

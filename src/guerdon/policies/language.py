@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,12 +12,14 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from guerdon.engine.generate import Completions, GenerationOptions, generate, left_pad
+from guerdon.engine.logits import token_logp
+from guerdon.engine.reading import LanguageModel, read
 from guerdon.errors import RecipeError
 from guerdon.objectives.entropy import categorical_entropy
 from guerdon.policies.base import Evaluation, Policy, SamplingOptions
 from guerdon.policies.critic import SoftMinCritic
 from guerdon.rollouts import Rollouts, make_rollouts, pad_actions
-from guerdon.sampling.engine import GenerationOptions, LanguageModel, generate, left_pad
 from guerdon.tasks.base import Problem, Starts
 
 
@@ -29,18 +31,23 @@ class LanguageSampling(SamplingOptions):
         temperature: divides the logits, when sampling and when log-probabilities are evaluated.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose mass reaches p.
+        min_p: keep tokens at least p times as likely as the likeliest; 0 keeps all.
+        stop: a completion ends once it holds one of these strings, which stays a part of it.
     """
 
     max_new_tokens: int = Field(default=32, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    stop: list[str] = Field(default=[])
 
 
 class LanguagePolicy(Policy):
     """A language model, its tokenizer and, if asked for, a critic on its last hidden state."""
 
     kind = "language"
+    hands_over = True
     Sampling = LanguageSampling
 
     def __init__(
@@ -86,79 +93,162 @@ class LanguagePolicy(Policy):
         """Tokens that end a completion."""
         return (self.eos,)
 
-    def sample(self, starts: Starts, options: LanguageSampling, *, seed: int, greedy: bool = False) -> Rollouts:
-        """Write one completion per start."""
-        texts = [p.prompt for p in starts.problems]
-        encoded = {text: self.encode_prompt(text) for text in dict.fromkeys(texts)}
-        prompts = [encoded[text] for text in texts]
-        settings = GenerationOptions(
-            **options.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p"}),
-            stop_tokens=self.stop_tokens(),
-            greedy=greedy,
+    def sample(
+        self,
+        starts: Starts,
+        options: LanguageSampling,
+        *,
+        seed: int,
+        greedy: bool = False,
+        ended: Callable[[Rollouts, list[int]], None] | None = None,
+    ) -> Rollouts:
+        """Write one completion per start.
+
+        Args:
+            starts: one prompt per completion.
+            options: how to draw.
+            seed: of the draws.
+            greedy: take the most likely token.
+            ended: called with completions as they end, and their rows, while others are still being written.
+        """
+        prompts = self._encoded([p.prompt for p in starts.problems])
+
+        def rollouts_of(rows: list[int], out: Completions) -> Rollouts:
+            some = Starts([starts.problems[row] for row in rows], starts.group[rows], starts.version)
+            return self._rollouts(
+                some,
+                [prompts[row] for row in rows],
+                out.tokens[rows],
+                out.mask[rows],
+                out.logp[rows],
+                options,
+                finished=out.finished[rows],
+                entropy=out.entropy[rows],
+            )
+
+        def hand_over(rows: Tensor, out: Completions) -> None:
+            assert ended is not None
+            ended(rollouts_of(rows.tolist(), out), rows.tolist())
+
+        settings = self._generation(options, greedy=greedy)
+        out = self._write(prompts, settings, seed=seed, ended=None if ended is None else hand_over)
+        return rollouts_of(list(range(len(prompts))), out)
+
+    @torch.no_grad()
+    def branch(
+        self, rollouts: Rollouts, rows: Sequence[int], at: Sequence[int], options: LanguageSampling, *, seed: int
+    ) -> Rollouts:
+        """Write completions that leave earlier ones after their first ``at`` actions, and go on by themselves.
+
+        A branch belongs to the group of the trajectory that it leaves, holds the actions that both share, with what
+        was known of them, and says where it came from in ``parent`` and ``branch_at``. What branches share with one
+        another and with their parents is computed once.
+
+        Args:
+            rollouts: earlier completions.
+            rows: which of them each branch leaves.
+            at: number of actions that each branch keeps, less than its parent has.
+            options: how to draw; the budget is that of the whole completion.
+            seed: of the draws.
+        """
+        assert rollouts.tokens is not None
+        parent, kept = torch.tensor(list(rows)), torch.tensor(list(at))
+        of = rollouts[parent]
+        assert of.tokens is not None
+        prompts = _present(of.payload["prompt_tokens"], of.payload["attention"])
+        shared = [tokens[:n].tolist() for tokens, n in zip(of.tokens, at, strict=True)]
+        out = self._write(
+            [[*prompt, *begun] for prompt, begun in zip(prompts, shared, strict=True)],
+            self._generation(options),
+            seed=seed,
+            budgets=(options.max_new_tokens - kept).tolist(),
         )
+        width = int((kept + out.mask.sum(dim=1)).max())
+        old = torch.arange(width) < kept.unsqueeze(1)
+        new = (torch.arange(width) < (kept + out.mask.sum(dim=1)).unsqueeze(1)) & ~old
+
+        def spliced(before: Tensor, after: Tensor, fill: float) -> Tensor:
+            joint = torch.full((len(parent), width), fill, dtype=after.dtype)
+            joint[old] = before[:, :width][old[:, : before.shape[1]]].to(after.dtype)
+            joint[new] = after[out.mask]
+            return joint
+
+        known = of.entropy if of.entropy is not None else torch.zeros_like(of.old_logp)
+        branches = self._rollouts(
+            Starts([_problem(of, i) for i in range(len(of))], of.group, int(of.version.max())),
+            prompts,
+            spliced(of.tokens, out.tokens, self.pad),
+            old | new,
+            spliced(of.old_logp, out.logp, 0.0),
+            options,
+            finished=out.finished,
+            entropy=spliced(known, out.entropy, 0.0),
+        )
+        branches.parent, branches.branch_at = parent, kept
+        return branches
+
+    @torch.no_grad()
+    def score(self, prefix: str, continuations: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Log-probability of each token of several continuations of one prefix, which is read once.
+
+        Args:
+            prefix: read as a prompt.
+            continuations: texts, without an end token.
+
+        Returns:
+            (K,T) log-probabilities at temperature 1, 0 beyond each continuation's end; and (K,T) bool, where there is
+            a token.
+        """
+        prompt = self.encode_prompt(prefix)
+        written: list[list[int]] = [
+            self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[misc]
+            for text in continuations
+        ]
+        tokens, mask = _right_pad(written, self.pad)
+        before = torch.tensor(prompt).expand(len(written), -1)
+        ids = torch.cat([before, tokens], dim=1)
+        attention = torch.cat([torch.ones_like(before, dtype=torch.bool), mask], dim=1)
+        at = torch.zeros_like(attention)
+        at[:, len(prompt) - 1 : -1] = mask
         self.module.eval()
-        out = generate(self.model, prompts, settings, pad=self.pad, seed=seed)
-        prompt_tokens, prompt_mask = left_pad(prompts, self.pad)
-        n = len(prompts)
-        return make_rollouts(
-            starts.group,
-            starts.task_id,
-            out.mask,
-            out.logp,
-            done=out.finished,
-            truncated=~out.finished,
-            version=starts.version,
-            payload={
-                "prompt_tokens": prompt_tokens,
-                "attention": torch.cat([prompt_mask, out.mask], dim=1),
-                "temperature": torch.full((n,), options.temperature),
-            },
-            tokens=out.tokens,
-            entropy=out.entropy,
-            prompt=texts,
-            text=self.tokenizer.batch_decode(out.tokens.tolist(), skip_special_tokens=True),
-            answer=[p.answer for p in starts.problems],
-            metadata=[dict(p.metadata) for p in starts.problems],
-            # A completion is an episode of its own, cut or not: what would have followed earns nothing.
-            bootstrap=torch.zeros(n) if self.value is not None else None,
-        )
+        states = read(self.model, ids, attention, at, max_tokens=self.max_tokens)
+        logp, _ = token_logp(self.model.project, states, tokens[mask], torch.ones(len(states)))
+        return torch.zeros(mask.shape).masked_scatter(mask, logp), mask
 
     def evaluate(self, rollouts: Rollouts, *, logits: bool = False) -> Evaluation:
         """Score the tokens of each completion given its prompt, teacher-forced."""
-        prompt, attention = rollouts.payload["prompt_tokens"], rollouts.payload["attention"]
-        tokens, mask = rollouts.tokens, rollouts.mask
-        assert tokens is not None
-        prompt_columns, columns = prompt.shape[1], int(attention.any(dim=0).nonzero().max()) + 1
-        first = int(attention.any(dim=0).nonzero().min())
-        width = columns - prompt_columns
-        ids = torch.cat([prompt, tokens], dim=1)[:, first : columns - 1]
-        hidden, _ = self.model.hidden(ids, attention[:, first : columns - 1])
-        states = hidden[:, prompt_columns - first - 1 :]
-        acted = mask[:, :width]
-        scores = self.model.project(states[acted]).float()
-        scores = scores / rollouts.payload["temperature"][acted.nonzero()[:, 0]].unsqueeze(1)
-        log_probs = torch.log_softmax(scores, dim=-1)
-        picked = log_probs.gather(1, tokens[:, :width][acted].unsqueeze(1)).squeeze(1)
-        place = _Placer(mask, acted)
+        assert rollouts.tokens is not None
+        mask, prompt = rollouts.mask, rollouts.payload["prompt_tokens"]
+        attention = rollouts.payload["attention"]
+        acted = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), mask], dim=1)
+        ids = torch.cat([prompt, rollouts.tokens], dim=1)
+        states = read(self.model, ids, attention, _before(acted, attention), max_tokens=self.max_tokens)
+        tokens, place = rollouts.tokens[mask], _Placer(mask)
+        temperature = rollouts.payload["temperature"][mask.nonzero()[:, 0]]
+        scores = None
+        if logits:
+            scores = self.model.project(states).float() / temperature.unsqueeze(1)
+            log_probs = torch.log_softmax(scores, dim=-1)
+            logp = log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
+            entropy = categorical_entropy(scores)
+        else:
+            logp, entropy = token_logp(self.model.project, states, tokens, temperature)
         return Evaluation(
-            logp=place(picked),
-            entropy=place(categorical_entropy(scores)),
-            value_prediction=place(self.value(states[acted]).squeeze(-1)) if self.value is not None else None,
-            logits=place(scores) if logits else None,
+            logp=place(logp),
+            entropy=place(entropy),
+            value_prediction=place(self.value(states).squeeze(-1)) if self.value is not None else None,
+            logits=None if scores is None else place(scores),
         )
 
     @torch.no_grad()
     def features(self, rollouts: Rollouts) -> Tensor:
         """Last hidden state (N,T,D) of the model once it has read each action, 0 off the mask."""
-        prompt, attention = rollouts.payload["prompt_tokens"], rollouts.payload["attention"]
+        prompt = rollouts.payload["prompt_tokens"]
         assert rollouts.tokens is not None
-        seen = attention.any(dim=0).nonzero()
-        first, columns = int(seen.min()), int(seen.max()) + 1
-        ids = torch.cat([prompt, rollouts.tokens], dim=1)[:, first:columns]
-        hidden, _ = self.model.hidden(ids, attention[:, first:columns])
-        states = hidden[:, prompt.shape[1] - first :].float()
-        acted = rollouts.mask[:, : states.shape[1]]
-        return _Placer(rollouts.mask, acted)(states[acted])
+        acted = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), rollouts.mask], dim=1)
+        ids = torch.cat([prompt, rollouts.tokens], dim=1)
+        states = read(self.model, ids, rollouts.payload["attention"], acted, max_tokens=self.max_tokens)
+        return _Placer(rollouts.mask)(states.float())
 
     def prompt_logp(self, rollouts: Rollouts) -> Tensor:
         """Log-probability (N,P) of each prompt token given those before it, at temperature 1; nan where there is none.
@@ -167,18 +257,16 @@ class LanguagePolicy(Policy):
         read once.
         """
         tokens = rollouts.payload["prompt_tokens"]
-        if tokens.shape[1] < 2:
-            return torch.full(tokens.shape, float("nan"), device=tokens.device)
         present = rollouts.payload["attention"][:, : tokens.shape[1]]
-        rows = torch.cat([tokens, present.to(tokens.dtype)], dim=1)
-        distinct, row = torch.unique(rows, dim=0, return_inverse=True)
-        ids, attention = distinct[:, : tokens.shape[1]], distinct[:, tokens.shape[1] :].bool()
-        hidden, _ = self.model.hidden(ids[:, :-1], attention[:, :-1])
-        known = attention[:, 1:] & attention[:, :-1]
-        log_probs = torch.log_softmax(self.model.project(hidden[known]).float(), dim=-1)
-        out = torch.full(ids.shape, float("nan"), device=ids.device)
-        out[:, 1:][known] = log_probs.gather(1, ids[:, 1:][known].unsqueeze(1)).squeeze(1)
-        return out[row]
+        out = torch.full(tokens.shape, float("nan"), device=tokens.device)
+        at = torch.zeros_like(present)
+        at[:, :-1] = present[:, 1:] & present[:, :-1]
+        if not bool(at.any()):
+            return out
+        states = read(self.model, tokens, present, at, max_tokens=self.max_tokens)
+        known = at.roll(1, dims=1)
+        logp, _ = token_logp(self.model.project, states, tokens[known], torch.ones(len(states), device=tokens.device))
+        return out.masked_scatter(known, logp)
 
     def join_payloads(self, parts: Sequence[Rollouts]) -> TensorDict:
         """Prompts left-padded to the longest, and what is attended to in them and in the completions."""
@@ -212,38 +300,13 @@ class LanguagePolicy(Policy):
             options: whose temperature the log-probabilities are taken at.
             logp: log-probability of each token under whoever wrote it; by default the present policy's.
         """
-        n, problems = len(starts), starts.problems
-        prompts = [self.encode_prompt(problem.prompt) for problem in problems]
-        prompt_tokens, prompt_mask = left_pad(prompts, self.pad)
-        length = torch.tensor([len(a) for a in actions])
-        mask = torch.arange(int(length.max())) < length.unsqueeze(1)
-        tokens = torch.full(mask.shape, self.pad)
-        tokens[mask] = torch.tensor([token for answer in actions for token in answer])
+        prompts = self._encoded([problem.prompt for problem in starts.problems])
+        tokens, mask = _right_pad(actions, self.pad)
         ended = torch.tensor([answer[-1] in self.stop_tokens() for answer in actions])
         known = torch.zeros(mask.shape)
         if logp is not None:
             known[mask] = torch.tensor([float(x) for answer in logp for x in answer])
-        rollouts = make_rollouts(
-            starts.group,
-            starts.task_id,
-            mask,
-            known,
-            done=ended,
-            truncated=~ended,
-            version=starts.version,
-            payload={
-                "prompt_tokens": prompt_tokens,
-                "attention": torch.cat([prompt_mask, mask], dim=1),
-                "temperature": torch.full((n,), options.temperature),
-            },
-            tokens=tokens,
-            external=mask.clone(),
-            prompt=[problem.prompt for problem in problems],
-            text=self.tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True),
-            answer=[problem.answer for problem in problems],
-            metadata=[dict(problem.metadata) for problem in problems],
-            bootstrap=torch.zeros(n) if self.value is not None else None,
-        )
+        rollouts = self._rollouts(starts, prompts, tokens, mask, known, options, finished=ended, external=mask.clone())
         if logp is None:
             self.module.eval()
             now = self.evaluate(rollouts)
@@ -268,13 +331,72 @@ class LanguagePolicy(Policy):
             prompt = self.encode_prompt(problem.prompt)
             starts.append(len(prompt))
             sequences.append(prompt + self.encode_answer(str(problem.answer)))
-        ids, attention = left_pad(sequences, self.pad)
-        offset = ids.shape[1] - torch.tensor([len(s) for s in sequences])
-        target = torch.arange(ids.shape[1]) >= (offset + torch.tensor(starts)).unsqueeze(1)
+        ids, attention = _right_pad(sequences, self.pad)
+        at = attention & (torch.arange(ids.shape[1]) >= torch.tensor(starts).unsqueeze(1) - 1)
+        at &= torch.arange(ids.shape[1]) < attention.sum(dim=1, keepdim=True) - 1
         self.module.train()
-        hidden, _ = self.model.hidden(ids[:, :-1], attention[:, :-1])
-        scores = self.model.project(hidden[target[:, 1:]]).float()
-        return torch.nn.functional.cross_entropy(scores, ids[:, 1:][target[:, 1:]])
+        scores = self.model.project(read(self.model, ids, attention, at)).float()
+        return torch.nn.functional.cross_entropy(scores, ids[at.roll(1, dims=1)])
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts; each distinct one is encoded once."""
+        known = {text: self.encode_prompt(text) for text in dict.fromkeys(texts)}
+        return [known[text] for text in texts]
+
+    def _generation(self, options: LanguageSampling, *, greedy: bool = False) -> GenerationOptions:
+        wanted = {"max_new_tokens", "temperature", "top_k", "top_p", "min_p"}
+        return GenerationOptions(
+            **options.model_dump(include=wanted),
+            stop=tuple(options.stop),
+            stop_tokens=self.stop_tokens(),
+            greedy=greedy,
+        )
+
+    def _write(
+        self, prefixes: Sequence[Sequence[int]], settings: GenerationOptions, *, seed: int, **options: Any
+    ) -> Completions:
+        self.module.eval()
+        return generate(self.model, prefixes, settings, pad=self.pad, seed=seed, decode=self._decoded, **options)
+
+    def _decoded(self, tokens: list[list[int]]) -> list[str]:
+        return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+
+    def _rollouts(
+        self,
+        starts: Starts,
+        prompts: Sequence[Sequence[int]],
+        tokens: Tensor,
+        mask: Tensor,
+        logp: Tensor,
+        options: LanguageSampling,
+        *,
+        finished: Tensor,
+        **fields: Any,
+    ) -> Rollouts:
+        """A batch of completions, however they came about."""
+        prompt_tokens, prompt_mask = left_pad(prompts, self.pad)
+        return make_rollouts(
+            starts.group,
+            starts.task_id,
+            mask,
+            logp,
+            done=finished,
+            truncated=~finished,
+            version=starts.version,
+            payload={
+                "prompt_tokens": prompt_tokens,
+                "attention": torch.cat([prompt_mask, mask], dim=1),
+                "temperature": torch.full((len(prompts),), options.temperature),
+            },
+            tokens=tokens,
+            prompt=[p.prompt for p in starts.problems],
+            text=self._decoded(tokens.tolist()),
+            answer=[p.answer for p in starts.problems],
+            metadata=[dict(p.metadata) for p in starts.problems],
+            # A completion is an episode of its own, cut or not: what would have followed earns nothing.
+            bootstrap=torch.zeros(len(prompts)) if self.value is not None else None,
+            **fields,
+        )
 
     def token_text(self, rollouts: Rollouts) -> list[list[str]] | None:
         """The text of each token the policy wrote, row by row."""
@@ -299,9 +421,43 @@ def _critic(width: int, kind: bool | Literal["soft_min"]) -> nn.Module | None:
 class _Placer:
     """Puts numbers of acted positions back into (N,T), zero elsewhere."""
 
-    def __init__(self, mask: Tensor, acted: Tensor) -> None:
-        self.mask, self.rows, self.columns = mask, *acted.nonzero(as_tuple=True)
+    def __init__(self, mask: Tensor) -> None:
+        self.mask, self.where = mask, mask.nonzero(as_tuple=True)
 
     def __call__(self, x: Tensor) -> Tensor:
-        out = x.new_zeros(*self.mask.shape, *x.shape[1:])
-        return out.index_put((self.rows, self.columns), x)
+        return x.new_zeros(*self.mask.shape, *x.shape[1:]).index_put(self.where, x)
+
+
+def _before(acted: Tensor, attention: Tensor) -> Tensor:
+    """(N,C) true on the token after which each action was chosen: the one attended to before it."""
+    columns = torch.arange(attention.shape[1], device=attention.device)
+    latest = torch.where(attention, columns, -1).cummax(dim=1).values
+    row, column = acted.nonzero(as_tuple=True)
+    out = torch.zeros_like(attention)
+    out[row, latest[row, column - 1]] = True
+    return out
+
+
+def _right_pad(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Ragged token lists as (N,T) ids and a (N,T) bool mask, padded on the right."""
+    length = torch.tensor([len(s) for s in sequences])
+    mask = torch.arange(int(length.max())) < length.unsqueeze(1)
+    ids = torch.full(mask.shape, pad, dtype=torch.int64)
+    ids[mask] = torch.tensor([token for s in sequences for token in s], dtype=torch.int64)
+    return ids, mask
+
+
+def _present(ids: Tensor, attention: Tensor) -> list[list[int]]:
+    """The tokens (N,P) that are attended to, row by row."""
+    return [row[kept[: ids.shape[1]]].tolist() for row, kept in zip(ids, attention, strict=True)]
+
+
+def _problem(rollouts: Rollouts, row: int) -> Problem:
+    assert rollouts.prompt is not None
+    answers, metadata = rollouts.answer, rollouts.metadata
+    return Problem(
+        int(rollouts.task_id[row]),
+        rollouts.prompt[row],
+        answers[row] if answers is not None else None,
+        metadata[row] if metadata is not None else {},
+    )

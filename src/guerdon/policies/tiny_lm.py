@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,6 +12,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from guerdon.engine.attention import Attend
+from guerdon.engine.reading import read
 from guerdon.policies.language import LanguagePolicy
 from guerdon.registry import register
 from guerdon.tasks.base import Task
@@ -52,59 +53,20 @@ def build_tokenizer(
     )
 
 
-@dataclass
-class KeyValueCache:
-    """Keys and values of every layer, (N,H,S,D) each, in buffers that grow by doubling."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    length: int = 0
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new columns of one layer and return all columns so far."""
-        end = self.length + key.shape[2]
-        if layer == len(self.keys):
-            self.keys.append(_reserve(key, end))
-            self.values.append(_reserve(value, end))
-        elif end > self.keys[layer].shape[2]:
-            self.keys[layer] = _reserve(self.keys[layer][:, :, : self.length], end)
-            self.values[layer] = _reserve(self.values[layer][:, :, : self.length], end)
-        self.keys[layer][:, :, self.length : end] = key
-        self.values[layer][:, :, self.length : end] = value
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
-    def select(self, rows: Tensor) -> KeyValueCache:
-        """The cache of the given rows; rows may repeat."""
-        return KeyValueCache([k[rows] for k in self.keys], [v[rows] for v in self.values], self.length)
-
-
-def _reserve(block: Tensor, columns: int) -> Tensor:
-    n, heads, used, size = block.shape
-    room = block.new_empty(n, heads, columns + max(columns // 2, 16), size)
-    room[:, :, :used] = block
-    return room
-
-
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions."""
+    """Self-attention with rotary positions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.scale = heads, (width // heads) ** -0.5
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None, cache: KeyValueCache | None, layer: int
-    ) -> Tensor:
-        """Attend from x (N,T,D); ``bias`` (N,1,T,S) is added to the scores, None means plainly causal."""
-        n, t, width = x.shape
-        q, k, v = self.qkv(x).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = _rotate(q, rotary), _rotate(k, rotary)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None)
-        return self.out(out.transpose(1, 2).reshape(n, t, width))
+    def forward(self, x: Tensor, rotary: Tensor, attend: Attend, layer: int) -> Tensor:
+        """Attend from tokens x (L,D)."""
+        qkv = self.qkv(x).view(len(x), 3, self.heads, -1)
+        q, k = _rotate(qkv[:, :2], rotary).unbind(dim=1)
+        return self.out(attend(layer, q, k, qkv[:, 2], self.scale).flatten(1))
 
 
 class Block(nn.Module):
@@ -118,17 +80,17 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(width, 2 * inner, bias=False)
         self.down = nn.Linear(inner, width, bias=False)
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None, cache: KeyValueCache | None, layer: int
-    ) -> Tensor:
-        """Add what the layer has to say to the residual stream (N,T,D)."""
-        x = x + self.attention(self.norm1(x), rotary, bias, cache, layer)
+    def forward(self, x: Tensor, rotary: Tensor, attend: Attend, layer: int) -> Tensor:
+        """Add what the layer has to say to the residual stream (L,D)."""
+        x = x + self.attention(self.norm1(x), rotary, attend, layer)
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
 
 class TinyTransformer(nn.Module):
     """Decoder-only transformer: RMSNorm, rotary positions, SwiGLU, tied embeddings."""
+
+    flat = True
 
     def __init__(self, vocabulary: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
@@ -141,22 +103,18 @@ class TinyTransformer(nn.Module):
                 residual = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * layers) if residual else 0.02)
 
-    def hidden(
-        self, ids: Tensor, attention: Tensor, cache: KeyValueCache | None = None, use_cache: bool = False
-    ) -> tuple[Tensor, KeyValueCache | None]:
-        """Last hidden states (N,T,D); ``attention`` (N,S) is false on left padding."""
-        if use_cache and cache is None:
-            cache = KeyValueCache([], [])
-        t, s = ids.shape[1], attention.shape[1]
-        positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, s - t :]
-        rotary = _rotary(positions, self.head_size)
-        bias = _attention_bias(attention, t)
+    def hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Last hidden states (L,D) of tokens (L,) at their depths."""
+        precise = torch.float64 if self.embed.weight.dtype == torch.float64 else torch.float32
+        rotary = _rotary(positions, self.head_size, precise)
         x = self.embed(ids)
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, bias, cache, layer)
-        if cache is not None:
-            cache.length = s
-        return self.norm(x), cache
+            x = block(x, rotary, attend, layer)
+        return self.norm(x)
+
+    def padded(self, ids: Tensor, attention: Tensor, cache: Any = None, *, keep: bool = False) -> tuple[Tensor, Any]:
+        """Never asked for: ``flat`` is true."""
+        raise AssertionError("a flat model reads packs")
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (...,V) through the tied embedding."""
@@ -164,36 +122,21 @@ class TinyTransformer(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (N,T,V) of unpadded sequences."""
-        return self.project(self.hidden(ids, torch.ones_like(ids, dtype=torch.bool))[0])
+        attention = torch.ones_like(ids, dtype=torch.bool)
+        return self.project(read(self, ids, attention, attention)).view(*ids.shape, -1)
 
 
-def _rotary(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    frequency = 10000.0 ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
-    angle = positions.unsqueeze(-1).float() * frequency
-    return angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)
+def _rotary(positions: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Rotations (L,1,1,D/2) of the pairs of a head, as complex numbers."""
+    frequency = 10000.0 ** (-torch.arange(0, size, 2, dtype=dtype, device=positions.device) / size)
+    angle = positions.to(dtype).unsqueeze(-1) * frequency
+    return torch.polar(torch.ones_like(angle), angle)[:, None, None]
 
 
-def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = rotary
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
-
-
-def _attention_bias(attention: Tensor, t: int) -> Tensor | None:
-    """Additive mask (N,1,T,S) for left-padded rows; None where plain causal attention does."""
-    s = attention.shape[1]
-    padded = not bool(attention[:, 0].all())
-    if not padded and t == s:
-        return None
-    if not padded and t == 1:
-        return attention.new_zeros(1, 1, 1, s, dtype=torch.float32)
-    allowed = attention[:, None, None, :]
-    if t > 1:
-        allowed = allowed & torch.ones(t, s, dtype=torch.bool).tril(diagonal=s - t)
-    # A padding query sees nothing; letting it see column 0 keeps its softmax finite, and nobody reads it.
-    blind = ~allowed.any(dim=-1, keepdim=True)
-    allowed = allowed | (blind & (torch.arange(s) == 0))
-    return torch.zeros((), dtype=torch.float32).masked_fill(~allowed, float("-inf"))
+def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turn pairs of neighbours of x (L,...,D)."""
+    pairs = torch.view_as_complex(x.to(rotary.real.dtype).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
 
 
 @register("policy", "tiny_lm")

@@ -1,0 +1,114 @@
+"""Rows that a model writes token by token, from prefixes that are computed once however many rows begin with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from guerdon.engine.attention import GrowingAttention, TreeAttention
+from guerdon.engine.packing import pack_rows
+from guerdon.engine.reading import LanguageModel
+
+
+class Decoder(Protocol):
+    """Rows in the middle of being written."""
+
+    states: Tensor  # (B,D) hidden state of each row's last token
+
+    def step(self, tokens: Tensor) -> None:
+        """Give each row (B,) its next token."""
+        ...
+
+    def keep(self, rows: Tensor) -> Tensor:
+        """Forget all but the given rows (ascending); return the order (B,) in which they now stand."""
+        ...
+
+
+def decoder(model: LanguageModel, prefixes: Sequence[Sequence[int]], *, capacity: int, pad: int) -> Decoder:
+    """Begin one row per prefix; equal prefixes, and what different ones begin with in common, are computed once.
+
+    Args:
+        model: writes.
+        prefixes: token ids of each row.
+        capacity: most tokens that a row will be given.
+        pad: token id that fills unused positions, for models that need padding.
+    """
+    distinct: dict[tuple[int, ...], int] = {}
+    of_row = torch.tensor([distinct.setdefault(tuple(prefix), len(distinct)) for prefix in prefixes])
+    if model.flat:
+        return FlatDecoder(model, list(distinct), of_row, capacity=capacity)
+    return PaddedDecoder(model, list(distinct), of_row, pad=pad)
+
+
+class FlatDecoder:
+    """Decoding without padding, for models whose attention is ours."""
+
+    def __init__(
+        self, model: LanguageModel, prefixes: Sequence[Sequence[int]], of_row: Tensor, *, capacity: int
+    ) -> None:
+        self.model = model
+        ids, lengths = _right_padded(prefixes)
+        (pack,) = pack_rows(ids, lengths)
+        tree = TreeAttention(pack, record=True)
+        states = model.hidden(pack.ids, pack.positions, tree)
+        place = torch.zeros_like(pack.place)
+        place[pack.rows] = torch.where(torch.arange(ids.shape[1]) < lengths[pack.rows].unsqueeze(1), pack.place, 0)
+        assert tree.recorded is not None
+        keys, values = ([_prefix_block(layer[i], place) for layer in tree.recorded] for i in (0, 1))
+        last = place.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)
+        self.states = states[last][of_row]
+        self.depth = lengths[of_row]
+        self.attend = GrowingAttention(keys, values, lengths, of_row, capacity=capacity)
+
+    def step(self, tokens: Tensor) -> None:
+        """Give each row its next token."""
+        self.states = self.model.hidden(tokens, self.depth, self.attend)
+        self.attend.advance()
+        self.depth = self.depth + 1
+
+    def keep(self, rows: Tensor) -> Tensor:
+        """Forget all but the given rows."""
+        order = self.attend.keep(rows)
+        self.states, self.depth = self.states[order], self.depth[order]
+        return order
+
+
+class PaddedDecoder:
+    """Decoding with left-padded rows and the model's own cache, for models whose attention can't be replaced."""
+
+    def __init__(self, model: LanguageModel, prefixes: Sequence[Sequence[int]], of_row: Tensor, *, pad: int) -> None:
+        self.model = model
+        ids, lengths = _right_padded(prefixes, pad)
+        shift = (torch.arange(ids.shape[1]) - (ids.shape[1] - lengths).unsqueeze(1)) % ids.shape[1]
+        attention = torch.arange(ids.shape[1]) >= (ids.shape[1] - lengths).unsqueeze(1)
+        states, self.cache = model.padded(ids.gather(1, shift), attention, keep=True)
+        self.states, self.attention = states[:, -1][of_row], attention[of_row]
+        if not torch.equal(of_row, torch.arange(len(prefixes))):
+            self.cache = self.cache.select(of_row)
+
+    def step(self, tokens: Tensor) -> None:
+        """Give each row its next token."""
+        self.attention = torch.cat([self.attention, self.attention.new_ones(len(tokens), 1)], dim=1)
+        states, self.cache = self.model.padded(tokens.unsqueeze(1), self.attention, self.cache, keep=True)
+        self.states = states[:, -1]
+
+    def keep(self, rows: Tensor) -> Tensor:
+        """Forget all but the given rows."""
+        self.cache, self.attention, self.states = self.cache.select(rows), self.attention[rows], self.states[rows]
+        return rows
+
+
+def _right_padded(prefixes: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(prefix) for prefix in prefixes])
+    ids = torch.full((len(prefixes), int(lengths.max())), pad, dtype=torch.int64)
+    for row, prefix in zip(ids, prefixes, strict=True):
+        row[: len(prefix)] = torch.tensor(prefix)
+    return ids, lengths
+
+
+def _prefix_block(x: Tensor, place: Tensor) -> Any:
+    """(P,K,S,D) keys or values of prefixes, from those of a pack (L,K,D)."""
+    return x.index_select(0, place.reshape(-1)).view(*place.shape, *x.shape[1:]).transpose(1, 2).contiguous()
