@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from guerdon.recipe import Recipe as Recipe
     from guerdon.recipe import load_recipe as load_recipe
     from guerdon.registry import register as register
-    from guerdon.rewards.base import Score as Score
-    from guerdon.rewards.base import batched as batched
+    from guerdon.rewards.forms import Score as Score
+    from guerdon.rewards.forms import batched as batched
+    from guerdon.rewards.forms import grouped as grouped
     from guerdon.rollouts import Rollouts as Rollouts
     from guerdon.training.loop import resume as resume
     from guerdon.training.loop import train as train
@@ -24,8 +25,9 @@ _HOMES = {
     "Recipe": "guerdon.recipe",
     "load_recipe": "guerdon.recipe",
     "register": "guerdon.registry",
-    "Score": "guerdon.rewards.base",
-    "batched": "guerdon.rewards.base",
+    "Score": "guerdon.rewards.forms",
+    "batched": "guerdon.rewards.forms",
+    "grouped": "guerdon.rewards.forms",
     "Rollouts": "guerdon.rollouts",
     "resume": "guerdon.training.loop",
     "train": "guerdon.training.loop",
@@ -39,6 +41,7 @@ __all__ = [
     "Score",
     "__version__",
     "batched",
+    "grouped",
     "load_recipe",
     "register",
     "resume",

@@ -84,6 +84,9 @@ FIELDS: dict[str, Field] = {
     "prompt": Field("N strings", "what the policy was asked", _LANGUAGE),
     "answer": Field("N objects", "the reference answer of the problem", "use a task whose problems carry answers"),
     "metadata": Field("N mappings", "what the task knows of the problem", _ALWAYS),
+    "detail": Field(
+        "N mappings", "what rewards said of a sample beside its score, by the reward's name", "it is kept for reading"
+    ),
     "payload": Field("tensordict", "the policy's own material: latents, observations, prompt tokens", _ALWAYS),
     "external": Field(
         "(N,T)", "actions that the present policy did not sample", "list a source of such rows under 'sampling.sources'"

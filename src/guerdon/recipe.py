@@ -50,6 +50,17 @@ class RewardSpec(MethodSpec):
         default="drop", description="what becomes of a sample whose call failed"
     )
     floor: float = Field(default=0.0, description="value of a faulted sample under on_fault: floor")
+    workers: int = Field(default=0, ge=0, le=256, description="processes that make the calls; 0 is the trainer's own")
+    timeout: float | None = Field(
+        default=None, gt=0, description="seconds a call may take; in workers and for async functions 300 by default"
+    )
+    memory_mb: int | None = Field(
+        default=None, ge=1, description="megabytes a worker may take beyond what it holds when its first call begins"
+    )
+    retries: int = Field(default=0, ge=0, description="further tries of a call that timed out, died or lost connection")
+    concurrency: int | None = Field(
+        default=None, ge=1, description="calls of an async function at a time in the trainer's process; 32 by default"
+    )
 
 
 class WarmStart(Section):
@@ -124,6 +135,17 @@ class TrainingSpec(Section):
     )
     max_step_kl: float | None = Field(
         default=None, gt=0, description="KL per action above which a step is shortened; costs one more pass per update"
+    )
+    mode: Literal["sync", "async"] = Field(
+        default="sync",
+        description="async samples the next batch while this one's rewards are computed, and so learns from samples "
+        "that are one update old",
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="most tokens whose activations a language policy holds at a time; beyond that they are computed "
+        "twice. Everything at once by default",
     )
 
 

@@ -58,6 +58,7 @@ class Rollouts(TensorClass["shadow"]):  # "values" shadows the mapping method; t
     text: list[str] | None = None
     answer: list[Any] | None = None
     metadata: list[Any] | None = None
+    detail: list[Any] | None = None
 
 
 def make_rollouts(
@@ -149,6 +150,9 @@ def join(parts: Sequence[Rollouts], payload: TensorDict) -> Rollouts:
             values = [None if table is None else table.get(key, None) for table in tables]
             given = [(v, part) for v, part in zip(values, parts, strict=True) if v is not None]
             each_action = all(v.shape == part.mask.shape for v, part in given)
+            if not each_action and given[0][0].ndim == 2:  # one number per turn
+                turns = max(v.shape[1] for v, _ in given)
+                values = [None if v is None else pad_actions(v, turns) for v in values]
             columns[key] = _stacked(values, parts, actions, each_action)
         joined[name] = TensorDict(columns, [sum(rows)])
     return Rollouts(**joined, payload=payload, batch_size=[sum(rows)])
@@ -177,6 +181,18 @@ def at_last_action(x: Tensor, mask: Tensor) -> Tensor:
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, positions, -1).amax(dim=1, keepdim=True)
     return torch.where((positions == last) & mask, x.unsqueeze(1), torch.zeros((), dtype=x.dtype))
+
+
+def at_turn_ends(x: Tensor, turn: Tensor) -> Tensor:
+    """Place one number per turn (N,M) at the last action of that turn: (N,T), zero elsewhere.
+
+    Args:
+        turn: (N,T) turn of each action, -1 off actions.
+    """
+    position = torch.where(turn >= 0, torch.arange(turn.shape[1], device=turn.device), -1)
+    last = turn.new_full(x.shape, -1).scatter_reduce(1, turn.clamp(min=0), position, "amax")
+    placed = x.new_zeros(turn.shape)
+    return placed.scatter_add(1, last.clamp(min=0), torch.where(last >= 0, x, 0.0))
 
 
 def total(component: Tensor, mask: Tensor) -> Tensor:
@@ -262,17 +278,30 @@ def _dense(fields: Fields) -> Tensor | None:
 
 
 def _raw_dense(fields: Fields) -> Tensor:
-    """Weighted sum of the rewards that have one number per action."""
+    """Weighted sum of the rewards that have one number per action, or per turn, which stands at the turn's end."""
     mask = fields.rollouts.mask
     per_action = torch.zeros_like(fields.rollouts.old_logp)
+    for weight, column in _weighted(fields):
+        if column.shape == mask.shape:
+            per_action = per_action + weight * column.masked_fill(~mask, 0.0)
+        elif column.ndim == 2:
+            per_action = per_action + weight * at_turn_ends(column.nan_to_num(0.0), fields.rollouts.turn)
+    return per_action
+
+
+def _turn_reward(fields: Fields) -> Tensor | None:
+    """Weighted sum of the rewards that have one number per turn; None where there is none."""
+    mask = fields.rollouts.mask
+    per_turn = [w * x.nan_to_num(0.0) for w, x in _weighted(fields) if x.ndim == 2 and x.shape != mask.shape]
+    return torch.stack(per_turn).sum(dim=0) if per_turn else None
+
+
+def _weighted(fields: Fields) -> Iterator[tuple[float | Tensor, Tensor]]:
+    """Every component with its weight."""
     names: Sequence[str] = fields["component_names"]
     weights: Tensor | None = fields.get("component_weights")
     for k, name in enumerate(names):
-        column = fields.rollouts.rewards[name]
-        if column.shape == mask.shape:
-            weight = 1.0 if weights is None else weights[k]
-            per_action = per_action + weight * column.masked_fill(~mask, 0.0)
-    return per_action
+        yield 1.0 if weights is None else weights[k], fields.rollouts.rewards[name]
 
 
 _DERIVED = {
@@ -280,4 +309,5 @@ _DERIVED = {
     "component_names": _component_names,
     "components": _components,
     "dense": _dense,
+    "turn_reward": _turn_reward,
 }

@@ -242,7 +242,7 @@ def test_a_batch_of_which_nothing_is_left_counts_as_faults():
     alarms = Alarms()
     (alarm,) = alarms.observe(0, {"faults": 64.0})
     assert (alarm.code, alarm.severity, alarm.evidence) == ("reward-faults", "critical", {"faults": 64.0, "share": 1.0})
-    assert "column 'fault'" in alarm.message
+    assert "faults.jsonl" in alarm.message
 
 
 def test_entropy_collapse_is_measured_from_the_start():

@@ -33,6 +33,15 @@ def test_status_names_what_exists():
     assert status({}) == []
 
 
+def test_faults_are_named_by_kind_where_there_are_any():
+    assert status({"faults": 0.0}) == []
+    assert status({"loss": 0.5, "faults": 3.0, "faults/killed": 1.0, "faults/timeout": 2.0}) == [
+        "loss 0.500",
+        "faults 3 (1 killed, 2 timeout)",
+    ]
+    assert status({"faults": 2.0}) == ["faults 2"]
+
+
 def test_without_a_terminal_a_line_every_few_seconds_and_the_last_one_always():
     progress, out, now = plain(plain_seconds=5.0)
     progress.start(10, "training")

@@ -6,7 +6,8 @@ import torch
 
 from guerdon.errors import GuerdonError
 from guerdon.monitor.alarms import batch_metrics
-from guerdon.monitor.report import Curves, changes, visible, write_report
+from guerdon.monitor.report import Curves, changes, fault_rows, visible, write_report
+from guerdon.rewards.base import Fault
 from guerdon.rollouts import make_rollouts
 from guerdon.training.folder import RunFolder
 
@@ -257,6 +258,39 @@ def test_changes_of_a_run_without_an_end():
     assert (interrupted.before, interrupted.after) == (0.1, 0.6)
     (early,) = changes({"before": {"greedy": 0.1}}, {})
     assert (early.after, early.difference) == (None, None)
+
+
+def test_faults_are_counted_by_reward_and_kind_with_the_first_of_each():
+    seen = [
+        ("a", "timeout", 0, HOSTILE),
+        ("a", "timeout", 3, "later"),
+        ("b", "killed", 1, None),
+        ("a", "timeout", 3, ""),
+    ]
+    rows = fault_rows([{"reward": r, "kind": k, "step": s, "message": f"at {s}", "text": t} for r, k, s, t in seen])
+    assert [(r.reward, r.kind, r.count, r.steps, r.message) for r in rows] == [
+        ("a", "timeout", 3, 2, "at 0"),
+        ("b", "killed", 1, 1, "at 1"),
+    ]
+    assert (rows[0].text, rows[1].text) == (HOSTILE, None)
+    assert fault_rows([]) == []
+
+
+def test_the_report_shows_faults_and_their_texts_stay_text(tmp_path):
+    folder = run(tmp_path / "run")
+    assert "Reward faults" not in page_of(folder).text
+    folder.add_faults(2, [Fault("task", 1, "killed", "died")], rollouts_of("language", 2, HOSTILE))
+    page = page_of(folder)
+    assert "Reward faults" in page.text
+    assert "died" in page.text
+    assert "alert('x')" in page.text
+    assert not page.all("script")
+
+
+def test_kinds_of_faults_share_a_picture_and_are_zero_where_there_were_none():
+    columns = {"faults": [3.0, 0.0, 2.0], "faults/killed": [1.0, None, 2.0], "faults/timeout": [2.0, None, None]}
+    drawn = [(s.name, list(s.y)) for p in curves(columns).main for s in p.series]
+    assert drawn == [("all", [3.0, 0.0, 2.0]), ("killed", [1.0, 0.0, 2.0]), ("timeout", [2.0, 0.0, 0.0])]
 
 
 def test_control_characters_become_visible():

@@ -61,6 +61,13 @@ def test_groups_without_a_difference_are_taken_from_best_to_worst():
     assert rows(sample_step(0, table(reward, list(range(9))))) == [[8], [4], [0]]
 
 
+def test_what_rewards_said_is_shown_beside_their_numbers():
+    details = [{"task": "because"}, {}, {"task": {"n": 1}, "gold": "x" * (TEXT_LENGTH + 1)}]
+    (group,) = sample_step(0, table([1.0, 0.5, 0.0], [0, 0, 0], detail=details)).groups
+    said = [t.details for t in group.trajectories]
+    assert said == [{"task says": "because"}, {}, {"task says": '{"n": 1}', "gold says": "x" * TEXT_LENGTH}]
+
+
 def test_endings_and_faults_are_told():
     faults = [Fault("task", 1, "exception", "KeyError")]
     (group,) = sample_step(0, table([1.0, 0.0], [0, 0], faults=faults)).groups

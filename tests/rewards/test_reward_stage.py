@@ -11,9 +11,20 @@ from hypothesis import strategies as st
 
 from guerdon.credit.grouping import center
 from guerdon.errors import MissingField, RecipeError, RewardError
-from guerdon.registry import describe
-from guerdon.rewards.base import Reward, Score, batched, drop_faulted, resolve_task_reward, score
-from guerdon.rollouts import make_rollouts
+from guerdon.registry import describe, get, methods
+from guerdon.rewards.base import (
+    Fault,
+    Reward,
+    Score,
+    batched,
+    drop_faulted,
+    fault_counts,
+    grouped,
+    resolve_task_reward,
+    reward_stats,
+    score,
+)
+from guerdon.rollouts import Fields, make_rollouts
 from guerdon.tasks.base import Problem, Task
 
 TEXTS = ["one", "two", "three", "four"]
@@ -45,7 +56,7 @@ def by_text(results):
 
     def function(text):
         result = results[text]
-        if isinstance(result, Exception):
+        if isinstance(result, BaseException):
             raise result
         return result
 
@@ -81,6 +92,7 @@ def test_a_per_sample_reward_sees_its_own_sample_and_the_shared_step():
     [
         *(1, True, 1.0, Decimal(1), Fraction(1)),
         *(np.float32(1), np.float64(1), np.array([[1]]), torch.tensor(1), torch.tensor([1.0])),
+        *({"value": 1}, {"value": 1.0, "valid": True, "detail": "why"}),
         *(Score(1), Score(torch.tensor(1.0), True, "why")),
     ],
 )
@@ -93,25 +105,26 @@ def test_anything_that_is_one_number_is_a_value(value):
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        (math.nan, "nan"),
-        (Score(math.nan), "nan"),
-        (torch.tensor(math.nan), "nan"),
-        (math.inf, "infinite"),
-        (-math.inf, "infinite"),
-        (1e300, "infinite"),  # beyond float32, the type of a component
-        (10**400, "wrong type"),
-        (None, "wrong type"),
-        ("1.0", "wrong type"),
-        (b"1", "wrong type"),
-        (Score("1"), "wrong type"),  # type: ignore[arg-type]
-        ([1.0], "wrong type"),
-        ({"value": 1}, "wrong type"),
-        (1j, "wrong type"),
-        (torch.tensor(1j), "wrong type"),
-        (np.array(["1"]), "wrong type"),
-        (torch.ones(2), "wrong shape"),
-        (torch.ones(0), "wrong shape"),
-        (np.ones(3), "wrong shape"),
+        (math.nan, "not_finite"),
+        (Score(math.nan), "not_finite"),
+        (torch.tensor(math.nan), "not_finite"),
+        (math.inf, "not_finite"),
+        (-math.inf, "not_finite"),
+        (1e300, "not_finite"),  # beyond float32, the type of a component
+        (10**400, "wrong_type"),
+        (None, "wrong_type"),
+        ("1.0", "wrong_type"),
+        (b"1", "wrong_type"),
+        (Score("1"), "wrong_type"),  # type: ignore[arg-type]
+        ([1.0], "wrong_type"),
+        ({"value": 1, "extra": 2}, "wrong_type"),
+        ({"valid": True}, "wrong_type"),
+        (1j, "wrong_type"),
+        (torch.tensor(1j), "wrong_type"),
+        (np.array(["1"]), "wrong_type"),
+        (torch.ones(2), "wrong_length"),
+        (torch.ones(0), "wrong_length"),
+        (np.ones(3), "wrong_length"),
         (ZeroDivisionError("by zero"), "exception"),
         (RecursionError("deep"), "exception"),
     ],
@@ -196,30 +209,37 @@ def test_the_values_are_a_copy():
 
 def test_a_batched_list_can_fail_in_single_samples():
     out, faults = score(rollouts(), [spec(give([1.0, math.inf, "x", Score(0.0, valid=False)]))])
-    assert [(f.row, f.kind) for f in faults] == [(1, "infinite"), (2, "wrong type")]
+    assert [(f.row, f.kind) for f in faults] == [(1, "not_finite"), (2, "wrong_type")]
     assert nan_as_none(out.rewards["r"]) == [1.0, None, None, None]
+
+
+def test_an_error_in_the_place_of_a_number_is_its_samples_fault():
+    out, faults = score(rollouts(), [spec(give([1.0, RewardError("no server"), TimeoutError("slow"), 2.0]))])
+    assert [(f.row, f.kind) for f in faults] == [(1, "exception"), (2, "timeout")]
+    assert faults[0].message == "RewardError: no server"
+    assert nan_as_none(out.rewards["r"]) == [1.0, None, None, 2.0]
 
 
 def test_a_batched_tensor_can_fail_in_single_samples():
     values = torch.tensor([1.0, math.nan, -math.inf, 2.0], dtype=torch.float64)
     out, faults = score(rollouts(), [spec(give(values))])
-    assert [(f.row, f.kind) for f in faults] == [(1, "nan"), (2, "infinite")]
+    assert [(f.row, f.kind) for f in faults] == [(1, "not_finite"), (2, "not_finite")]
     assert nan_as_none(out.rewards["r"]) == [1.0, None, None, 2.0]
 
 
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        (None, "wrong type"),
-        (1.0, "wrong type"),
-        ("1234", "wrong type"),
-        (np.array(["a", "b", "c", "d"]), "wrong type"),
-        (torch.ones(4, dtype=torch.complex64), "wrong type"),
-        ([1.0, 2.0], "wrong shape"),
-        (torch.ones(5), "wrong shape"),
-        (torch.ones(4, 3), "wrong shape"),
-        (torch.ones(2, 4), "wrong shape"),
-        (torch.tensor(1.0), "wrong shape"),
+        (None, "wrong_type"),
+        (1.0, "wrong_type"),
+        ("1234", "wrong_type"),
+        (np.array(["a", "b", "c", "d"]), "wrong_type"),
+        (torch.ones(4, dtype=torch.complex64), "wrong_type"),
+        ([1.0, 2.0], "wrong_length"),
+        (torch.ones(5), "wrong_length"),
+        (torch.ones(4, 3), "wrong_length"),
+        (torch.ones(2, 4), "wrong_length"),
+        (torch.tensor(1.0), "wrong_length"),
     ],
 )
 def test_a_result_that_cannot_be_told_apart_is_a_fault_of_every_sample(value, kind):
@@ -242,7 +262,7 @@ def test_a_batched_exception_is_a_fault_of_every_sample():
 def test_per_action_values_count_on_actions_only():
     values = torch.tensor([[1.0, 2.0], [3.0, math.nan], [math.nan, 4.0], [5.0, 6.0]])
     out, faults = score(rollouts(), [spec(give(values))])  # the second sample acts once
-    assert [(f.row, f.kind) for f in faults] == [(2, "nan")]
+    assert [(f.row, f.kind) for f in faults] == [(2, "not_finite")]
     kept = out.rewards["r"]
     assert kept[[0, 1, 3]].tolist() == [[1.0, 2.0], [3.0, 0.0], [5.0, 6.0]]
     assert kept[2].isnan().all()
@@ -295,7 +315,7 @@ HALF_BROKEN = {"one": 1.0, "two": math.nan, "three": 3.0, "four": ValueError("fo
 
 
 def test_stop_names_the_reward_the_sample_and_the_way_out():
-    with pytest.raises(RewardError, match=r"reward r: nan on sample 1.*set on_fault to 'drop' or 'floor'"):
+    with pytest.raises(RewardError, match=r"reward r: not_finite on sample 1.*set on_fault to 'drop' or 'floor'"):
         score(rollouts(), [spec(by_text(HALF_BROKEN), on_fault="stop")])
 
 
@@ -440,3 +460,200 @@ def test_what_the_environment_scored_stays_or_moves_aside():
 def test_a_task_without_any_score_needs_a_reward():
     with pytest.raises(RecipeError, match="'Silent' has no scorer of its own; name a reward"):
         resolve_task_reward(Silent())
+
+
+TURNS = ((0, 0, 1), (0, 1, 1), (0, -1, -1), (0, 0, 1))
+
+
+def in_turns(turn=TURNS, **fields):
+    turn = torch.tensor(turn)
+    return rollouts(mask=(turn >= 0).int().tolist(), turn=turn, **fields)
+
+
+def test_a_grouped_reward_sees_each_group_in_the_order_of_the_batch():
+    seen = []
+
+    @grouped
+    def place(text, length, metadata, step):
+        seen.append((list(text), length.tolist(), metadata, step))
+        return [float(i) for i in range(len(text))]
+
+    metadata = [{"k": i} for i in range(4)]
+    out, faults = score(rollouts(group=(7, 3, 7, 3), metadata=metadata), [spec(place)], step=5)
+    assert faults == []
+    assert out.rewards["r"].tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert seen == [
+        (["one", "three"], [2, 2], [{"k": 0}, {"k": 2}], 5),
+        (["two", "four"], [1, 2], [{"k": 1}, {"k": 3}], 5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind"),
+    [([1.0], "wrong_length"), (None, "wrong_type"), (KeyError("k"), "exception"), (torch.ones(2, 9), "wrong_length")],
+)
+def test_a_group_that_fails_takes_no_other_with_it(bad, kind):
+    @grouped
+    def moody(text):
+        if "one" in text:
+            if isinstance(bad, Exception):
+                raise bad
+            return bad
+        return torch.tensor([1.0, math.nan])
+
+    out, faults = score(rollouts(group=(7, 3, 7, 3)), [spec(moody)])
+    assert [(f.row, f.kind) for f in faults] == [(0, kind), (2, kind), (3, "not_finite")]
+    assert nan_as_none(out.rewards["r"]) == [None, 1.0, None, None]
+
+
+def test_a_reward_per_turn_counts_on_the_turns_that_were_taken():
+    values = torch.tensor([[1.0, 2.0], [3.0, math.inf], [5.0, math.nan], [7.0, 8.0]])
+    out, faults = score(in_turns(), [spec(give(values))])
+    assert [(f.row, f.kind) for f in faults] == [(1, "not_finite")]
+    assert out.rewards["r"][[0, 2, 3]].tolist() == [[1.0, 2.0], [5.0, 0.0], [7.0, 8.0]]
+    assert out.rewards["r"][1].isnan().all()
+
+
+def test_a_reward_per_turn_reaches_credit_at_the_end_of_each_turn():
+    values = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0], [7.0, 8.0]])
+    each = {"one": 10.0, "two": 20.0, "three": 30.0, "four": 40.0}
+    out, _ = score(in_turns(), [spec(give(values), "turns"), spec(by_text(each), "whole")])
+    fields = Fields(out, component_weights=torch.tensor([2.0, 1.0]))
+    assert fields["turn_reward"].tolist() == [[2.0, 4.0], [6.0, 8.0], [10.0, 0.0], [14.0, 16.0]]
+    assert fields["components"].tolist() == [[3.0, 10.0], [7.0, 20.0], [5.0, 30.0], [15.0, 40.0]]
+    out.reward = fields["components"] @ torch.tensor([2.0, 1.0])
+    assert fields["dense"].tolist() == [[0.0, 2.0, 14.0], [6.0, 0.0, 28.0], [40.0, 0.0, 0.0], [0.0, 14.0, 56.0]]
+
+
+def test_without_a_reward_per_turn_there_is_no_turn_reward():
+    out, _ = score(in_turns(), [spec(by_text(dict.fromkeys(TEXTS, 1.0)))])
+    assert "turn_reward" not in Fields(out)
+
+
+def test_the_floor_of_a_per_turn_reward_is_the_sum_over_its_turns():
+    values = torch.tensor([[math.nan, 2.0], [3.0, 4.0], [math.nan, 0.0], [7.0, 8.0]])
+    out, _ = score(in_turns(), [spec(give(values), on_fault="floor", floor=-2.0)])
+    assert out.rewards["r"].tolist() == [[0.0, -2.0], [3.0, 4.0], [-2.0, 0.0], [7.0, 8.0]]
+
+
+def test_groups_may_differ_in_their_turns():
+    @grouped
+    def each_turn(text, turn):
+        return torch.full((len(text), int(turn.max()) + 1), float(len(text)))
+
+    out, faults = score(
+        in_turns(((0, 0, -1), (0, 1, 1), (0, -1, -1), (0, 0, 1)), group=(2, 5, 2, 5)), [spec(each_turn)]
+    )
+    assert faults == []
+    assert out.rewards["r"].tolist() == [[2.0, 0.0], [2.0, 2.0], [2.0, 0.0], [2.0, 2.0]]
+
+
+def test_groups_of_one_number_each_join_those_of_one_per_action():
+    @grouped
+    def mixed(text, mask):
+        return [5.0] * len(text) if "one" in text else torch.ones(mask.shape)
+
+    out, faults = score(rollouts(group=(7, 3, 7, 3)), [spec(mixed)])
+    assert faults == []
+    assert out.rewards["r"].tolist() == [[0.0, 5.0], [1.0, 0.0], [0.0, 5.0], [1.0, 1.0]]
+
+
+def test_details_are_kept_beside_the_sample_by_reward():
+    first = {"one": Score(1, detail="why"), "two": Score(0, valid=False, detail={"n": [1, 2]}), "three": 1.0, "four": 2}
+    second = dict.fromkeys(TEXTS, 0.5) | {"one": {"value": 1, "detail": 3}}
+    out, faults = score(rollouts(), [spec(by_text(first), "a"), spec(by_text(second), "b")])
+    assert faults == []
+    assert list(out.detail) == [{"a": "why", "b": 3}, {"a": {"n": [1, 2]}}, {}, {}]
+    assert list(out[[1, 0]].detail) == [{"a": {"n": [1, 2]}}, {"a": "why", "b": 3}], "they follow their sample"
+    again, _ = score(out, [spec(by_text(dict.fromkeys(TEXTS, Score(1.0, detail="new"))), "b")])
+    assert again.detail[1] == {"a": {"n": [1, 2]}, "b": "new"}
+
+
+def test_without_details_there_are_none():
+    out, _ = score(rollouts(), [spec(by_text(dict.fromkeys(TEXTS, 1.0)))])
+    assert out.detail is None
+
+
+def test_a_number_per_sample_is_a_plain_number():
+    seen = []
+    score(rollouts(), [spec(lambda length, task_id: float(seen.append((length, task_id)) is None))])
+    assert seen == [(2, 100), (1, 100), (2, 101), (2, 101)]
+    assert all(type(x) is int for pair in seen for x in pair)
+
+
+class Telling:
+    """A reward that tells of itself."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, text):
+        self.calls += 1
+        return 1.0
+
+    def stats(self):
+        return {"calls": self.calls}
+
+
+def test_what_rewards_tell_of_themselves_becomes_metrics():
+    @batched
+    def pair(text):
+        return torch.ones(len(text)), {"low": 0.25}
+
+    rewards = [spec(Telling, "a"), spec(pair, "b"), spec(Telling, "gold", watch=True)]
+    score(rollouts(), rewards)
+    assert reward_stats(rewards) == {"reward/a/calls": 4.0, "reward/b/low": 0.25, "watch/gold/calls": 4.0}
+
+
+def test_faults_are_counted_by_kind():
+    faults = [Fault("r", 0, "timeout", ""), Fault("s", 0, "killed", ""), Fault("r", 1, "timeout", "")]
+    assert fault_counts(faults) == {"faults": 3.0, "faults/killed": 1.0, "faults/timeout": 2.0}
+    assert fault_counts([]) == {"faults": 0.0}
+
+
+@pytest.mark.parametrize(("error", "kind"), [(MemoryError(), "memory"), (TimeoutError("late"), "timeout")])
+def test_some_exceptions_have_a_kind_of_their_own(error, kind):
+    _, faults = score(rollouts(), [spec(by_text(dict.fromkeys(TEXTS, 1.0) | {"two": error}))])
+    assert [(f.row, f.kind) for f in faults] == [(1, kind)]
+
+
+def test_a_reward_that_ends_the_process_is_a_fault():
+    _, faults = score(rollouts(), [spec(by_text(dict.fromkeys(TEXTS, 1.0) | {"two": SystemExit(2)}))])
+    assert [(f.row, f.kind) for f in faults] == [(1, "exception")]
+
+
+_CHOICES = {
+    "conditioned_reward": {"easy": "b", "hard": "a"},
+    "staged_reward": {"bonuses": [0.5]},
+    "dynamic_scale": {"coverage": "b"},
+}
+_READERS = [
+    (stage, method.name)
+    for stage in ("shaping", "credit")
+    for method in methods(stage)
+    if "components" in (*method.requires, *method.optional)
+]
+
+
+@pytest.mark.parametrize(("stage", "name"), _READERS, ids=lambda x: x)
+def test_what_does_not_apply_spoils_no_outcome(stage, name):
+    """Every method that reads components takes NaN for a reward that does not apply: what it gives is finite."""
+    n, mask = 12, torch.ones(12, 3, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    components = torch.rand(n, 2, generator=generator)
+    components[::3, 1] = math.nan
+    rows = torch.arange(n)
+    fields = {
+        **{"components": components, "component_names": ("a", "b"), "component_weights": torch.ones(2)},
+        **{"group": rows // 4, "task_id": rows // 4, "mask": mask, "length": mask.sum(dim=1), "step": 0, "seed": 0},
+        **{"reward": components.nan_to_num(0.0).sum(dim=1), "advantage": torch.randn(n, 3, generator=generator)},
+        **{"text": ["x" * (i + 1) for i in range(n)], "answer": ["x"] * n, "metadata": [{}] * n},
+        **{"old_logp": -torch.rand(n, 3, generator=generator), "truncated": torch.zeros(n, dtype=torch.bool)},
+    }
+    given = get(stage, name).bind(_CHOICES.get(name, {}))(fields).fields
+    assert given
+    for field, value in given.items():
+        if field == "components":
+            assert torch.equal(value.isnan(), components.isnan()), "it goes on not to apply"
+        else:
+            assert value.isfinite().all(), field

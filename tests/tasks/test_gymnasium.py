@@ -140,6 +140,11 @@ def test_episodes_are_those_of_a_plain_loop():
         np.testing.assert_array_equal(played.final_observation[row], observation)
 
 
+def test_rewards_stand_with_the_row_that_earned_them():
+    played = staircase().play_episodes([1, 2, 3], lambda o, rows, t: torch.from_numpy(rows))
+    torch.testing.assert_close(played.reward, torch.tensor([[1.5, 2.5, 3.5], [1.6, 2.6, 3.6], [1.7, 2.7, 3.7]]))
+
+
 def test_a_time_limit_truncates_and_termination_does_not():
     played = Gymnasium(env="Pendulum-v1", max_steps=7).play_episodes([1, 2], lambda o, rows, t: o[:, :1])
     assert played.mask.shape == (2, 7)

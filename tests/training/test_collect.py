@@ -126,6 +126,30 @@ def test_a_reward_that_compares_a_group_is_computed_over_all_of_its_rows(tmp_pat
     assert faults == []
 
 
+def test_a_grouped_reward_is_computed_over_all_rows_of_a_group(tmp_path):
+    @guerdon.grouped
+    def size(text):
+        """Size of the group that a trajectory is in."""
+        return [float(len(text))] * len(text)
+
+    run = run_of(tmp_path, rewards=["task", {"name": size, "label": "size"}], sampling={"sources": [{"name": Again}]})
+    starts = batch_of(run)
+    with torch.no_grad():
+        scored, _ = collect.grade(run, collect.collect(run, starts, 0), starts, 0)
+    assert scored.rewards["size"].tolist() == [6.0] * 24
+
+
+def test_faults_of_all_rounds_are_in_the_folder(graded):
+    run, scored, faults = graded
+    told = run.folder.faults()
+    assert [(f["reward"], f["row"], f["kind"], f["message"]) for f in told] == [
+        (f.reward, f.row, f.kind, f.message) for f in faults
+    ]
+    assert max(f["row"] for f in told) > 16, "rows of further rounds count on"
+    assert all(f["text"] == scored.text[f["row"]] for f in told)
+    assert all(f["task_id"] == int(scored.task_id[f["row"]]) for f in told)
+
+
 def test_faults_of_a_comparison_are_not_counted_twice(tmp_path):
     @batched
     def broken(text, group):

@@ -70,14 +70,16 @@ def test_means_over_all_problems_whatever_the_batch(batch):
 def test_a_fault_counts_as_zero_and_stops_nothing():
     out = evaluate_policy(Echo(), Numbers(), rewards(on_fault="stop", floor=9.0), SamplingOptions(), problems=4)
     assert out["greedy/even"] == pytest.approx(2 / 4)  # 0 and 2; 3 fails
+    assert out["faults"] == 2, "3 is said once greedily and once sampled"
+    assert "faults" not in evaluate_policy(Echo(), Numbers(), rewards(), SamplingOptions(), problems=2)
 
 
 def test_watched_rewards_are_shown_and_not_summed():
     out = evaluate_policy(Echo(), Numbers(), rewards(watch=True), SamplingOptions(), problems=4)
-    assert out.keys() == {"sampled", "greedy", "sampled/even", "greedy/even"}
+    assert out.keys() == {"sampled", "greedy", "sampled/even", "greedy/even", "faults"}
     assert out["greedy"] == pytest.approx(1.5)
 
 
 def test_a_flow_policy_is_evaluated_on_its_noise_free_path_only():
     out = evaluate_policy(Echo("flow"), Numbers(), rewards(), SamplingOptions(), problems=4)
-    assert out == {"value": pytest.approx(1.5), "even": pytest.approx(0.5)}
+    assert out == {"value": pytest.approx(1.5), "even": pytest.approx(0.5), "faults": 1}

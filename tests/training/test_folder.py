@@ -7,11 +7,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tensordict import NonTensorStack
 
 from guerdon.errors import GuerdonError
 from guerdon.rewards.base import Fault
 from guerdon.rollouts import Rollouts, make_rollouts
-from guerdon.training.folder import RunFolder, atomic_write
+from guerdon.training.folder import FAULT_TEXT, RunFolder, atomic_write
 
 
 def batch(**fields) -> Rollouts:
@@ -259,6 +260,33 @@ def test_alarms_survive_a_torn_last_line(folder):
     assert folder.alarms() == [{"step": 1, "code": "a"}]
 
 
+def test_faults_are_kept_line_by_line_with_their_samples_and_forgotten_with_their_steps(folder):
+    assert folder.faults() == []
+    folder.add_faults(0, [], batch())
+    assert not folder.faults_path.exists()
+    rollouts = batch()
+    rollouts.text = NonTensorStack("a" * 600, "c<d>", "")
+    folder.add_faults(0, [Fault("gold", 0, "timeout", "late"), Fault("gold", 1, "killed", "gone")], rollouts)
+    folder.add_faults(3, [Fault("task", 2, "memory", "full")], rollouts)
+    first, second, third = folder.faults()
+    known = {"step": 0, "row": 1, "group": int(rollouts.group[1]), "task_id": int(rollouts.task_id[1])}
+    assert second == {**known, "reward": "gold", "kind": "killed", "message": "gone", "text": "c<d>"}
+    assert first["text"] == "a" * FAULT_TEXT
+    assert (third["step"], third["row"], third["text"]) == (3, 2, "")
+    RunFolder.open(folder.path).truncate(2)
+    assert folder.faults() == [first, second]
+    folder.add_faults(3, [Fault("task", 2, "memory", "full")], make_rollouts_without_text())
+    assert folder.faults()[-1]["text"] is None
+    RunFolder.create(folder.path, "name: again", overwrite=True)
+    assert not folder.faults_path.exists()
+
+
+def make_rollouts_without_text():
+    rollouts = batch()
+    rollouts.text = None
+    return rollouts
+
+
 def test_summary_round_trip(folder):
     assert folder.summary() is None
     summary = {"run": "run", "eval": {"before": {"greedy": 0.1}}, "alarms": [], "status": "finished"}
@@ -276,7 +304,7 @@ def test_rollouts_of_a_language_batch(folder):
     rollouts.watch["gold"] = torch.tensor([1.0, 0.0, 1.0])
     rollouts.reward = torch.tensor([1.5, 0.0, 2.5])
     rollouts.advantage = torch.tensor([[1.0, 2.0, 8, 8], [-1, -2, 8, -3], [0.5, 8, 8, 8]])
-    faults = [Fault("gold", 1, "exception", "boom"), Fault("gold", 1, "nan", "again")]
+    faults = [Fault("gold", 1, "exception", "boom"), Fault("gold", 1, "not_finite", "again")]
     path = folder.write_rollouts(12, rollouts, faults=faults, token_text=[["a", "b"], ["c", "<", "d>"], ["\ud800"]])
     assert path == folder.rollouts_path / "step-000012.parquet"
     rows = folder.rollouts(12).to_pylist()
@@ -300,7 +328,7 @@ def test_rollouts_of_a_language_batch(folder):
     assert [r["dense/format"] for r in rows] == [[0.5, 0.25], [0.0, 1.0, None, 2.0], [3.0]]
     assert [r["credit"] for r in rows] == [[1.0, 2.0], [-1.0, -2.0, None, -3.0], [0.5]]
     assert [r["tokens"] for r in rows] == [["a", "b"], ["c", "<", None, "d>"], ["?"]]
-    assert second["fault"] == "gold: exception on sample 1: boom; gold: nan on sample 1: again"
+    assert second["fault"] == "gold: exception on sample 1: boom; gold: not_finite on sample 1: again"
     assert first["fault"] is None
     assert third["text"] == ""
     assert "turn" not in first
@@ -320,16 +348,25 @@ def test_samples_that_faulted_are_written_without_reward_and_credit(folder):
     assert [r["reward"] for r in rows] == [1.0, None, 0.5]
     assert [r["credit"] for r in rows] == [[1.0, 1.0], [None, None, None, None], [1.0]]
     assert "KeyError" in rows[1]["fault"]
-    folder.write_rollouts(1, kept[:0], faults=[Fault("accuracy", 0, "nan", "")], scored=scored[1:2])
+    folder.write_rollouts(1, kept[:0], faults=[Fault("accuracy", 0, "not_finite", "")], scored=scored[1:2])
     assert folder.rollouts(1).num_rows == 1
     with pytest.raises(GuerdonError, match="3 scored trajectories without 0 faulted ones are not the 2 given"):
         folder.write_rollouts(2, kept, scored=scored)
 
 
+def test_details_are_columns_of_text_or_json(folder):
+    rollouts = batch()
+    rollouts.detail = NonTensorStack({"gold": "why", "odd": {"n": (1, 2)}}, {}, {"odd": [{"s": {3}}]})
+    folder.write_rollouts(0, rollouts)
+    rows = folder.rollouts(0).to_pylist()
+    assert [row["detail/gold"] for row in rows] == ["why", None, None]
+    assert [row["detail/odd"] for row in rows] == ['{"n": [1, 2]}', None, '[{"s": "{3}"}]']
+
+
 def test_a_faulted_sample_that_got_the_floor_keeps_its_reward(folder):
     scored = batch()
     scored.reward = torch.tensor([1.0, -1.0, 0.5])
-    folder.write_rollouts(0, scored, faults=[Fault("accuracy", 1, "nan", "x")], scored=scored)
+    folder.write_rollouts(0, scored, faults=[Fault("accuracy", 1, "not_finite", "x")], scored=scored)
     assert folder.rollouts(0)["reward"].to_pylist() == [1.0, -1.0, 0.5]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from small_recipes import LANGUAGE
 from torch.distributions import Categorical, kl_divergence
+from torch.nn.functional import scaled_dot_product_attention
 
 import guerdon
 from guerdon.errors import MissingField, RecipeError, RewardError
@@ -64,6 +65,11 @@ def sampled(run):
     return starts, run.policy.sample(starts, run.sampling, seed=1)
 
 
+def plainly_causal(layer, q, k, v, scale):
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(0, 1)
+
+
 def test_features_are_the_state_after_each_token(tmp_path):
     run = started(tmp_path)
     _, rollouts = sampled(run)
@@ -72,10 +78,10 @@ def test_features_are_the_state_after_each_token(tmp_path):
     assert not features.requires_grad
     for row in range(0, 12, 5):
         length = int(rollouts.mask[row].sum())
-        ids = torch.tensor([run.policy.encode_prompt(rollouts.prompt[row]) + rollouts.tokens[row, :length].tolist()])
+        ids = torch.tensor(run.policy.encode_prompt(rollouts.prompt[row]) + rollouts.tokens[row, :length].tolist())
         with torch.no_grad():
-            hidden, _ = run.policy.model.hidden(ids, torch.ones_like(ids).bool())
-        assert torch.allclose(features[row, :length], hidden[0, -length:], atol=1e-5)
+            hidden = run.policy.model.hidden(ids, torch.arange(len(ids)), plainly_causal)
+        assert torch.allclose(features[row, :length], hidden[-length:], atol=1e-5)
         assert (features[row, length:] == 0).all()
 
 

@@ -298,7 +298,7 @@ class Alarms:
             severity = "critical" if share >= FAULT_SHARE_CRITICAL else "warning"
         message = (
             f"failed reward calls in the last {WINDOW} steps: {int(faults)} ({share:.2%} of the samples); the errors "
-            "are in column 'fault' of rollouts/*.parquet; fix the reward, or choose what such samples count (on_fault)"
+            "are in faults.jsonl; fix the reward, or choose what such samples count (on_fault)"
         )
         return _Finding(severity, message, {"faults": faults, "share": share})
 

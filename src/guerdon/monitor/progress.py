@@ -116,9 +116,14 @@ class Progress:
 def status(metrics: Mapping[str, float]) -> list[str]:
     """The few numbers that matter, as far as they exist: ``["reward 0.412", "useful 63%", ...]``.
 
-    ``useful`` is the share of groups whose rewards differ.
+    ``useful`` is the share of groups whose rewards differ. Faults are named by their kinds where there are any.
     """
-    return [f"{label} {write(metrics[key])}" for key, label, write in _SHOWN if key in metrics]
+    line = [f"{label} {write(metrics[key])}" for key, label, write in _SHOWN if key in metrics]
+    if metrics.get("faults"):
+        kinds = {key.removeprefix("faults/"): x for key, x in metrics.items() if key.startswith("faults/") and x}
+        named = ", ".join(f"{int(x)} {kind}" for kind, x in kinds.items())
+        line.append(f"faults {int(metrics['faults'])}{f' ({named})' if named else ''}")
+    return line
 
 
 def duration(seconds: float) -> str:

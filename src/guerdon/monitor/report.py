@@ -65,6 +65,7 @@ def write_report(run_dir: str | Path) -> Path:
 def render_report(folder: RunFolder) -> str:
     """The report as HTML; everything the policy or the user wrote is escaped."""
     columns, summary, alarms = folder.metrics(), folder.summary() or {}, folder.alarms()
+    faults = fault_rows(folder.faults())
     samples = sample_steps(folder)
     steps = summary.get("steps", max(columns["step"], default=-1) + 1)
     seconds = summary.get("seconds", max((t for t in columns["time"] if t is not None), default=0.0))
@@ -86,6 +87,7 @@ def render_report(folder: RunFolder) -> str:
         weights=summary.get("weights_sha256"),
         changes=changes(summary.get("eval", {}), columns),
         alarms=alarms,
+        faults=faults,
         curves=curves,
         samples=samples,
         recipe=folder.recipe_path.read_text(encoding="utf-8", errors="replace"),
@@ -105,6 +107,30 @@ def changes(evaluations: Mapping[str, Mapping[str, float]], columns: Columns) ->
         last = after.get(name, seen[-1] if seen and not after else None)
         out.append(Change(name, first, last))
     return out
+
+
+@dataclass(frozen=True)
+class FaultRow:
+    """The faults of one kind of one reward, with the first of them."""
+
+    reward: str
+    kind: str
+    count: int
+    steps: int
+    message: str
+    text: str | None
+
+
+def fault_rows(faults: Sequence[Mapping[str, Any]]) -> list[FaultRow]:
+    """Faults counted by reward and kind, most frequent first."""
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for fault in faults:
+        found.setdefault((fault["reward"], fault["kind"]), []).append(fault)
+    rows = [
+        FaultRow(reward, kind, len(seen), len({f["step"] for f in seen}), seen[0]["message"], seen[0].get("text"))
+        for (reward, kind), seen in found.items()
+    ]
+    return sorted(rows, key=lambda row: (-row.count, row.reward, row.kind))
 
 
 def visible(text: str) -> str:
@@ -163,8 +189,16 @@ class Curves:
             *self._panels("Loss", "what is minimised", self._pick(("update/loss", "loss"))),
             *self._panels("Gradient norm", "before clipping", self._pick(("update/grad_norm", "norm"))),
             *self._panels("Throughput", "actions per second", self._pick(("actions_per_second", "actions/s"))),
-            *self._panels("Reward faults", "failed calls per step", self._pick(("faults", "faults"))),
+            *self._panels("Reward faults", "failed calls per step", self._faults()),
         ]
+
+    def _faults(self) -> dict[str, Sequence[Any]]:
+        """Faults by kind, zero where a step had none of a kind; all of them where kinds were not counted."""
+        kinds = self._named("faults/", "")
+        every = self._pick(("faults", "all"))
+        if len(kinds) < 2:
+            return every
+        return every | {kind: [0.0 if y is None else y for y in ys] for kind, ys in kinds.items()}
 
     def _evaluation(self) -> list[Panel]:
         """Held-out metrics by training steps done, with the evaluations before and after training."""

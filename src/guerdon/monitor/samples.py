@@ -32,6 +32,7 @@ class Trajectory:
         hidden: how many characters are left out.
         image: PNG address of a flow policy's sample.
         components: raw rewards by name; None where they don't apply.
+        details: what rewards said beside them.
         advantage: smallest and largest credit of an action.
         ending: why it ended.
     """
@@ -43,6 +44,7 @@ class Trajectory:
     image: str | None
     reward: float | None
     components: dict[str, float | None]
+    details: dict[str, str]
     advantage: tuple[float, float] | None
     length: int
     ending: str
@@ -136,6 +138,8 @@ def _trajectory(row: Row, scale: tuple[float, float]) -> Trajectory:
     text, hidden = _cut(row["text"])
     components = {name.removeprefix("reward/"): x for name, x in row.items() if name.startswith("reward/")}
     components |= {f"{n.removeprefix('watch/')} (watch only)": x for n, x in row.items() if n.startswith("watch/")}
+    said = {name.removeprefix("detail/"): x for name, x in row.items() if name.startswith("detail/") and x}
+    details = {f"{name} says": _cut(x)[0] or "" for name, x in said.items()}
     credit = [c for c in row["credit"] or () if c is not None]
     return Trajectory(
         row=row["row"],
@@ -145,6 +149,7 @@ def _trajectory(row: Row, scale: tuple[float, float]) -> Trajectory:
         image=_image(row, scale),
         reward=row["reward"],
         components=components,
+        details=details,
         advantage=(min(credit), max(credit)) if credit else None,
         length=row["length"],
         ending="cut" if row["truncated"] else "ended" if row["done"] else "open",

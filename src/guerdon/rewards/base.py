@@ -3,52 +3,57 @@
 from __future__ import annotations
 
 import functools
-import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import numpy as np
 import torch
+from tensordict import NonTensorStack, TensorDictBase
 from torch import Tensor
 
 from guerdon.errors import RecipeError, RewardError
-from guerdon.registry import Bound, Method, describe, missing_field, register
-from guerdon.rollouts import Fields, Rollouts, at_last_action
+from guerdon.fields import FIELDS
+from guerdon.registry import Bound, Method, describe, missing_field
+from guerdon.rewards.columns import Column, Fault, column_of, spread
+from guerdon.rewards.event_loop import AsyncCalls
+from guerdon.rewards.forms import (
+    Calls,
+    Form,
+    Reply,
+    Score,
+    batched,
+    counted,
+    failure,
+    form_of,
+    grouped,
+    is_async,
+    reward,
+)
+from guerdon.rewards.workers import WorkerPool, pack
+from guerdon.rollouts import Fields, Rollouts
 from guerdon.tasks.base import Task
 
+__all__ = [
+    "Calls",
+    "Fault",
+    "Reward",
+    "Score",
+    "Scorer",
+    "batched",
+    "drop_faulted",
+    "fault_counts",
+    "grouped",
+    "resolve_task_reward",
+    "reward",
+    "reward_stats",
+    "score",
+]
 OnFault = Literal["drop", "floor", "stop"]
-FaultKind = Literal["exception", "nan", "infinite", "wrong type", "wrong shape"]
+Waiting = Callable[[], Reply]
 
 # Fields that belong to the batch, not to a sample.
 _SHARED = frozenset({"step", "component_names", "component_weights"})
-
-
-class Score(NamedTuple):
-    """What a reward may return instead of a number.
-
-    Attributes:
-        value: the number.
-        valid: whether the reward applies to this sample; where it does not, the component is NaN.
-        detail: anything worth reading later.
-    """
-
-    value: float
-    valid: bool = True
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One call of one reward on one sample that gave no usable number."""
-
-    reward: str
-    row: int
-    kind: FaultKind
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.reward}: {self.kind} on sample {self.row}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ class Reward:
         watch: scored and shown, never optimised.
         on_fault: ``drop`` takes the sample out of its group, ``floor`` gives it ``floor``, ``stop`` ends the run.
         floor: the value of a faulted sample under ``floor``.
+        calls: where and under which limits the function is called.
+
+    Raises:
+        RecipeError: when the function cannot be called so.
     """
 
     name: str
@@ -71,6 +80,25 @@ class Reward:
     watch: bool = False
     on_fault: OnFault = "drop"
     floor: float = 0.0
+    calls: Calls = field(default_factory=Calls)
+    # Kept by copies of the reward, so that evaluation works in the pool of training.
+    _pools: dict[int, WorkerPool] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.method is None or not self.pooled:
+            return
+        target = self.method.target
+        memory = next((name for name in ("state_dict", "stats") if hasattr(target, name)), None)
+        if memory is not None:
+            raise RecipeError(
+                f"reward '{self.name}' has '{memory}', so it belongs to the trainer's process: several workers would "
+                "each have their own; set workers: 0 without timeout and memory_mb"
+            )
+        if id(self.method) not in self._pools:
+            target = getattr(target, "in_worker", target)
+            by_path = ":" in self.method.name and target is self.method.target
+            function = pack(self.method.name if by_path else target, self.options)
+            self._pools[id(self.method)] = WorkerPool(function, self.calls)
 
     @functools.cached_property
     def bound(self) -> Bound:
@@ -78,19 +106,175 @@ class Reward:
         assert self.method is not None
         return self.method.bind(self.options)
 
+    @property
+    def form(self) -> Form:
+        """Whether one call takes a sample, a group or the batch."""
+        return "sample" if self.method is None else form_of(self.method.target)
 
-def batched(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a reward that takes the whole batch: its fields arrive as tensors and lists, and it returns N numbers.
+    @property
+    def pooled(self) -> bool:
+        """Whether the function works in processes of its own; a limit can only be kept there."""
+        limited = self.calls.timeout is not None and not self.awaited
+        return self.calls.workers > 0 or self.calls.memory_mb is not None or limited
 
-    Without the mark a reward is called once per sample, with that sample's ``text``, ``answer``, ``metadata``, ...
+    @property
+    def awaited(self) -> bool:
+        """Whether the function is async."""
+        return self.method is not None and is_async(self.method.target)
+
+    @functools.cached_property
+    def caller(self) -> _InPlace | _Pooled | AsyncCalls:
+        """What makes the calls."""
+        if self.pooled:
+            return _Pooled(self._pools[id(self.method)])
+        if self.awaited:
+            return AsyncCalls(self.bound.call, self.calls)
+        return _InPlace(self.bound.call, self.calls)
+
+    @functools.cached_property
+    def told(self) -> dict[str, float]:
+        """Numbers that the function gave beside its last results."""
+        return {}
+
+    def close(self) -> None:
+        """End the workers; a later call starts new ones."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+class _InPlace:
+    """Calls in the trainer's process, made when their results are wanted, in the order of the batch."""
+
+    def __init__(self, function: Callable[..., Any], calls: Calls) -> None:
+        self._function, self._retries = function, calls.retries
+
+    def submit(self, arguments: Mapping[str, Any]) -> Waiting:
+        return lambda: self._attempts(arguments)
+
+    def _attempts(self, arguments: Mapping[str, Any]) -> Reply:
+        reply, tries = self._once(arguments), 1
+        while reply.again and tries <= self._retries:
+            reply, tries = self._once(arguments), tries + 1
+        return counted(reply, tries)
+
+    def _once(self, arguments: Mapping[str, Any]) -> Reply:
+        try:
+            return Reply(self._function(**arguments))
+        except (Exception, SystemExit) as error:
+            return failure(error)
+
+    def cancel(self) -> None:
+        """Nothing has begun."""
+
+
+class _Pooled:
+    """Calls in worker processes."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+
+    def submit(self, arguments: Mapping[str, Any]) -> Waiting:
+        return self._pool.submit({name: _portable(value) for name, value in arguments.items()}).result
+
+    def cancel(self) -> None:
+        self._pool.close()
+
+
+class Scorer:
+    """Scores one batch, part of it while the rest is still being sampled.
+
+    ``submit`` may begin rewards that are called per sample and work elsewhere (workers, async); ``collect`` makes all
+    other calls, waits, and writes the components. Results depend on the batch alone.
+
+    Args:
+        rewards: what scores.
+        step: the training step.
     """
-    function.batched = True  # type: ignore[attr-defined]
-    return function
+
+    def __init__(self, rewards: Sequence[Reward], step: int = 0) -> None:
+        self._rewards, self._step = rewards, step
+        self._begun: dict[str, dict[int, Waiting]] = {spec.name: {} for spec in rewards}
+
+    @property
+    def eager(self) -> bool:
+        """Whether there is any reward that ``submit`` could begin."""
+        return any(map(_can_begin, self._rewards))
+
+    def submit(self, rollouts: Rollouts, rows: Sequence[int]) -> None:
+        """Begin to score trajectories that are complete.
+
+        Args:
+            rollouts: the complete trajectories.
+            rows: for each of them, its row in the batch that ``collect`` will get.
+        """
+        for spec in self._rewards:
+            if not _can_begin(spec):
+                continue
+            columns = _columns(spec, Fields(rollouts, step=self._step))
+            for place, row in enumerate(rows):
+                self._begun[spec.name][row] = spec.caller.submit(_sample(columns, place))
+
+    def collect(self, rollouts: Rollouts) -> tuple[Rollouts, list[Fault]]:
+        """Write the raw component of every reward into ``rollouts.rewards`` (or ``.watch``) and report the faults.
+
+        Raises:
+            MissingField: when a reward asks for a field that the batch lacks.
+            RewardError: on the first fault of a reward with ``on_fault="stop"``.
+        """
+        fields = Fields(rollouts, step=self._step)
+        called = [spec for spec in self._rewards if spec.method is not None]
+        try:
+            begun = {spec.name: self._begin(spec, fields) for spec in called}
+            columns: dict[str, Column] = {}
+            # What works elsewhere goes on while the trainer's process makes its own calls.
+            for spec in sorted(called, key=lambda spec: not isinstance(spec.caller, _InPlace)):
+                replies = [(rows, wait()) for rows, wait in begun[spec.name]]
+                columns[spec.name] = column_of(spec.name, spec.form, rollouts, replies)
+        except BaseException:
+            self.cancel()
+            raise
+        faults: list[Fault] = []
+        for spec in self._rewards:
+            destination = rollouts.watch if spec.watch else rollouts.rewards
+            if spec.method is None:
+                if spec.watch:
+                    destination[spec.name] = rollouts.rewards.pop(spec.name)
+                continue
+            column = columns[spec.name]
+            values = _settled(spec, column, rollouts)
+            faults += column.faults
+            destination[spec.name] = values.to(rollouts.mask.device)
+            spec.told.update(column.stats)
+        _keep_details(rollouts, {name: column.details for name, column in columns.items()})
+        return rollouts, faults
+
+    def cancel(self) -> None:
+        """Forget what was begun."""
+        for spec in self._rewards:
+            if spec.method is not None:
+                spec.caller.cancel()
+
+    def _begin(self, spec: Reward, fields: Fields) -> list[tuple[list[int], Waiting]]:
+        columns, n = _columns(spec, fields), len(fields.rollouts)
+        if spec.form == "sample":
+            early = self._begun[spec.name]
+            return [
+                ([row], early[row] if row in early else spec.caller.submit(_sample(columns, row))) for row in range(n)
+            ]
+        if spec.form == "batch":
+            return [(list(range(n)), spec.caller.submit(columns))]
+        members: dict[int, list[int]] = {}
+        for row, key in enumerate(fields["group"].tolist()):
+            members.setdefault(key, []).append(row)
+        return [(rows, spec.caller.submit(_picked(columns, rows))) for rows in members.values()]
 
 
-def reward(name: str | None = None, *, paper: str = "", aliases: tuple[str, ...] = ()) -> Callable[[Any], Any]:
-    """Register a reward function; shorthand for ``register("reward", ...)``."""
-    return register("reward", name, paper=paper, aliases=aliases)
+def _can_begin(spec: Reward) -> bool:
+    """Whether a reward can be computed elsewhere for one trajectory, before it is known how long the others get."""
+    if spec.method is None or spec.form != "sample" or isinstance(spec.caller, _InPlace):
+        return False
+    read = (*spec.method.requires, *spec.method.optional)
+    return not any(FIELDS[name].shape.startswith("(N,T") for name in read)
 
 
 def score(rollouts: Rollouts, rewards: Sequence[Reward], step: int = 0) -> tuple[Rollouts, list[Fault]]:
@@ -105,24 +289,7 @@ def score(rollouts: Rollouts, rewards: Sequence[Reward], step: int = 0) -> tuple
         MissingField: when a reward asks for a field that the batch lacks.
         RewardError: on the first fault of a reward with ``on_fault="stop"``.
     """
-    fields = Fields(rollouts, step=step)
-    faults: list[Fault] = []
-    for spec in rewards:
-        destination = rollouts.watch if spec.watch else rollouts.rewards
-        if spec.method is None:
-            if spec.watch:
-                destination[spec.name] = rollouts.rewards.pop(spec.name)
-            continue
-        values, found = _call(spec, fields, len(rollouts))
-        if found and spec.on_fault == "stop":
-            raise RewardError(f"reward {found[0]}; fix the reward, or set on_fault to 'drop' or 'floor'")
-        if found and spec.on_fault == "floor":
-            rows = [f.row for f in found]
-            floor = torch.full((len(rows),), spec.floor, dtype=values.dtype)
-            values[rows] = floor if values.ndim == 1 else at_last_action(floor, rollouts.mask[rows].cpu())
-        faults += found
-        destination[spec.name] = values.to(rollouts.mask.device)
-    return rollouts, faults
+    return Scorer(rewards, step).collect(rollouts)
 
 
 def drop_faulted(rollouts: Rollouts, rewards: Sequence[Reward], faults: Iterable[Fault]) -> Rollouts:
@@ -136,95 +303,80 @@ def drop_faulted(rollouts: Rollouts, rewards: Sequence[Reward], faults: Iterable
     return rollouts[keep]
 
 
-def _call(spec: Reward, fields: Fields, n: int) -> tuple[Tensor, list[Fault]]:
-    """Call one reward on the batch; (N,) or (N,T) values with NaN at faults and where it does not apply."""
-    method, function = spec.bound.method, spec.bound.call
-    missing = [name for name in method.requires if name not in fields]
-    if missing:
-        raise missing_field(method, missing[0], "this batch")
-    if _is_batched(function):
-        return _call_batched(spec, fields, n)
-    columns = {name: fields[name] for name in (*method.requires, *method.optional) if name in fields}
-    results: list[Any] = []
-    faults: list[Fault] = []
-    for row in range(n):
-        sample = {name: column if name in _SHARED else column[row] for name, column in columns.items()}
-        try:
-            results.append(function(**sample))
-        except Exception as error:
-            results.append(Score(math.nan, valid=False))
-            faults.append(Fault(spec.name, row, "exception", f"{type(error).__name__}: {error}"))
-    values, unusable = _numbers(spec.name, results)
-    return values, sorted(faults + unusable, key=lambda fault: fault.row)
+def fault_counts(faults: Sequence[Fault]) -> dict[str, float]:
+    """Metrics of a step's faults: ``faults``, and ``faults/KIND`` of each kind that occurred."""
+    kinds = Counter(fault.kind for fault in faults)
+    return {"faults": float(len(faults))} | {f"faults/{kind}": float(kinds[kind]) for kind in sorted(kinds)}
 
 
-def _call_batched(spec: Reward, fields: Fields, n: int) -> tuple[Tensor, list[Fault]]:
-    """Call a reward once; what spoils the whole result is a fault of every sample."""
-
-    def all_faulted(kind: FaultKind, message: str) -> tuple[Tensor, list[Fault]]:
-        return torch.full((n,), math.nan), [Fault(spec.name, row, kind, message) for row in range(n)]
-
-    try:
-        result = spec.bound(fields).fields["value"]
-    except Exception as error:
-        return all_faulted("exception", f"{type(error).__name__}: {error}")
-    if isinstance(result, list | tuple):
-        if len(result) != n:
-            return all_faulted("wrong shape", f"got {len(result)} numbers, want {n}")
-        return _numbers(spec.name, result)
-    if isinstance(result, np.ndarray) and result.dtype.kind in "biuf":
-        result = torch.from_numpy(result)
-    if not isinstance(result, Tensor) or result.is_complex():
-        return all_faulted("wrong type", f"got {type(result).__name__} {result!r:.60}, want {n} real numbers")
-    mask = fields.rollouts.mask.cpu()
-    if result.shape not in ((n,), mask.shape):
-        return all_faulted("wrong shape", f"got shape {tuple(result.shape)}, want ({n},) or {tuple(mask.shape)}")
-    values = result.detach().to("cpu", torch.get_default_dtype(), copy=True)
-    if values.ndim == 2:
-        values = values.masked_fill(~mask, 0.0)
-    bad = ~torch.isfinite(values).reshape(n, -1).all(dim=1)
-    faults = []
-    for row in bad.nonzero().flatten().tolist():
-        kind = "nan" if torch.isnan(values[row]).any() else "infinite"
-        faults.append(Fault(spec.name, row, kind, "the reward returned a value that is not finite"))
-    values[bad] = math.nan
-    return values, faults
-
-
-def _is_batched(function: Callable[..., Any]) -> bool:
-    """Whether a reward carries the mark of ``batched``, if need be under options fixed by ``functools.partial``."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return getattr(function, "batched", False)
-
-
-def _numbers(name: str, results: Sequence[Any]) -> tuple[Tensor, list[Fault]]:
-    """One number per result; NaN where it does not apply, and where it is unusable, which is a fault."""
-    values = torch.full((len(results),), math.nan)
-    faults: list[Fault] = []
-    for row, result in enumerate(results):
-        score = result if isinstance(result, Score) else Score(result)
-        if not score.valid:
+def reward_stats(rewards: Sequence[Reward]) -> dict[str, float]:
+    """What rewards tell of themselves beside their last results or by a method ``stats()``, as ``reward/NAME/KEY``."""
+    out: dict[str, float] = {}
+    for spec in rewards:
+        if spec.method is None:
             continue
-        value = score.value
-        if isinstance(value, Tensor | np.ndarray):
-            if math.prod(value.shape) != 1:
-                faults.append(Fault(name, row, "wrong shape", f"got shape {tuple(value.shape)}, want one number"))
-                continue
-            value = value.item()
-        try:
-            number = None if isinstance(value, str | bytes) else float(value)
-        except Exception:
-            number = None
-        if number is None:
-            faults.append(Fault(name, row, "wrong type", f"got {type(value).__name__} {value!r:.60}, want a number"))
-        elif math.isnan(number):
-            faults.append(Fault(name, row, "nan", "the reward returned NaN"))
-        elif abs(number) > torch.finfo(values.dtype).max:
-            faults.append(Fault(name, row, "infinite", f"the reward returned {number:g}"))
-        else:
-            values[row] = number
-    return values, faults
+        told = dict(spec.told)
+        if not spec.pooled and hasattr(spec.bound.call, "stats"):
+            told |= spec.bound.call.stats()
+        out |= {f"{'watch' if spec.watch else 'reward'}/{spec.name}/{key}": float(x) for key, x in told.items()}
+    return out
+
+
+def _settled(spec: Reward, column: Column, rollouts: Rollouts) -> Tensor:
+    """The values of a component after its faults have been dealt with as the reward says."""
+    values = column.values
+    if column.faults and spec.on_fault == "stop":
+        raise RewardError(f"reward {column.faults[0]}; fix the reward, or set on_fault to 'drop' or 'floor'")
+    if column.faults and spec.on_fault == "floor":
+        rows = [fault.row for fault in column.faults]
+        floor = torch.full((len(rows),), spec.floor, dtype=values.dtype)
+        values[rows] = spread(floor, tuple(values.shape[1:]), rollouts[rows])
+    return values
+
+
+def _columns(spec: Reward, fields: Fields) -> dict[str, Any]:
+    """The fields that a reward names, as far as the batch has them."""
+    assert spec.method is not None
+    missing = [name for name in spec.method.requires if name not in fields]
+    if missing:
+        raise missing_field(spec.method, missing[0], "this batch")
+    named = (*spec.method.requires, *spec.method.optional)
+    columns = {name: fields[name] for name in named if name in fields}
+    if spec.form != "sample":
+        return columns
+    # A number per sample is a plain number, here as in a worker.
+    return {name: x.tolist() if isinstance(x, Tensor) and x.ndim == 1 else x for name, x in columns.items()}
+
+
+def _sample(columns: Mapping[str, Any], row: int) -> dict[str, Any]:
+    return {name: column if name in _SHARED else column[row] for name, column in columns.items()}
+
+
+def _picked(columns: Mapping[str, Any], rows: list[int]) -> dict[str, Any]:
+    """Rows of each column."""
+    out = {}
+    for name, column in columns.items():
+        whole = name in _SHARED
+        tensors = isinstance(column, Tensor | TensorDictBase)
+        out[name] = column if whole else column[rows] if tensors else [column[row] for row in rows]
+    return out
+
+
+def _portable(value: Any) -> Any:
+    """A value as it crosses to another process: tensors on the CPU, without the batch they are a view of."""
+    return value.detach().cpu().clone() if isinstance(value, Tensor | TensorDictBase) else value
+
+
+def _keep_details(rollouts: Rollouts, details: Mapping[str, Mapping[int, Any]]) -> None:
+    """Write what rewards said of each sample beside it; those of a reward replace what it said before."""
+    if not any(details.values()):
+        return
+    before = rollouts.detail or [{} for _ in range(len(rollouts))]
+    rows = []
+    for row, known in enumerate(before):
+        kept = {name: detail for name, detail in (known or {}).items() if name not in details}
+        rows.append(kept | {name: found[row] for name, found in details.items() if row in found})
+    rollouts.detail = NonTensorStack(*rows)  # type: ignore[assignment]  # a list to whoever reads it
 
 
 def resolve_task_reward(task: Task) -> Method | None:

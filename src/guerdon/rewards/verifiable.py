@@ -6,20 +6,15 @@ reward stage records a fault: only a wrong text scores 0.
 
 from __future__ import annotations
 
-import json
-import os
-import queue
+import logging
 import re
-import subprocess
-import sys
-import threading
 import unicodedata
 from collections import deque
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal
 
-from guerdon.rewards.base import reward
+from guerdon.rewards.forms import Calls, reward
+from guerdon.rewards.workers import WorkerPool, pack
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 
@@ -204,74 +199,38 @@ def math_verify(text: str, answer: Any, *, timeout: float = 5.0) -> float:
 
     Source: Kydlíček, math-verify (Hugging Face, 2025), https://github.com/huggingface/Math-Verify.
     """
-    reference = _reference(answer).replace("−", "-")
-    reply = _worker.ask([reference, text[-_READ:].replace("−", "-"), timeout], timeout)
-    if "error" in reply:
-        raise ValueError(reply["error"])
-    return float(reply["value"])
+    return _pool.call({"text": text, "answer": _reference(answer)}, timeout)
 
 
-class _Worker:
-    """The process of ``math_worker.py``: started on first use, once per process, again after it was killed."""
+class MathVerifier:
+    """What ``math_verify`` does, for a process that its caller can end.
 
-    _START = 60.0  # seconds to import sympy on a busy machine
+    Args:
+        timeout: seconds until a verdict; the caller's to keep.
+    """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        self._replies: queue.Queue[Any] = queue.Queue()
-        self._owner = 0
+    def __init__(self, *, timeout: float = 5.0) -> None:
+        import math_verify
 
-    def ask(self, request: Any, timeout: float) -> dict[str, Any]:
-        with self._lock:
-            process = self._process
-            if process is None or process.poll() is not None or self._owner != os.getpid():
-                process = self._start()
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-            return self._reply(timeout)
+        logging.disable(logging.CRITICAL)
+        self._library = math_verify
+        self._options: dict[str, Any] = {"parsing_timeout": None, "raise_on_error": True}
+        self._equal(self._parse("$1$"), self._parse("$1$"))  # builds the parser's tables
 
-    def _start(self) -> subprocess.Popen[str]:
-        script = str(Path(__file__).with_name("math_worker.py"))
-        # A fork shares its parent's pipes, so it starts a worker of its own.
-        self._process = process = subprocess.Popen(
-            [sys.executable, "-P", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        self._owner, self._replies = os.getpid(), queue.Queue()
-        threading.Thread(target=_forward, args=(process, self._replies), daemon=True).start()
-        self._reply(self._START)
-        return process
+    def __call__(self, text: str, answer: Any) -> float:
+        reference = _reference(answer).replace("−", "-")
+        delimited = any(mark in reference for mark in ("$", "\\(", "\\[", "\\boxed"))
+        gold = self._parse(reference if delimited else f"${reference}$")
+        if all(isinstance(expression, str) for expression in gold):  # strings are what could not be read
+            raise ValueError(f"the reference answer {reference!r:.80} holds no mathematical expression")
+        return float(self._equal(gold, self._parse(text[-_READ:].replace("−", "-"))))
 
-    def _reply(self, timeout: float) -> Any:
-        try:
-            reply = self._replies.get(timeout=timeout)
-        except queue.Empty:
-            self._stop()
-            raise TimeoutError(f"math-verify gave no verdict within {timeout:g} s") from None
-        if reply is None:
-            self._stop()
-            raise RuntimeError("the process of math-verify died; is the package 'math-verify' installed?")
-        return reply
+    def _parse(self, text: str) -> list[Any]:
+        return self._library.parse(text, **self._options)
 
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+    def _equal(self, gold: list[Any], found: list[Any]) -> bool:
+        return bool(self._library.verify(gold, found, timeout_seconds=None, raise_on_error=True))
 
 
-def _forward(process: subprocess.Popen[str], replies: queue.Queue[Any]) -> None:
-    """Hand a process's lines on as they come, and None when it ends."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        replies.put(json.loads(line))
-    replies.put(None)
-
-
-_worker = _Worker()
+math_verify.in_worker = MathVerifier  # type: ignore[attr-defined]  # what a worker of the stage makes its calls with
+_pool = WorkerPool(pack(MathVerifier, {}), Calls(workers=1))

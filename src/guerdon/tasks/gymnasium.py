@@ -177,7 +177,8 @@ class Gymnasium(Task):
 
         first = self._episodes.reset(range(len(seeds)), seeds)
         played = _play(self._episodes, first, act, decode=self._decode, after_end=drop, steps=LONGEST_EPISODE)
-        if not np.logical_or(played.terminated[-1], played.truncated[-1]).all():
+        last = slice(-len(played.rows[-1]), None)
+        if not np.logical_or(played.terminated[last], played.truncated[last]).all():
             raise TaskError(f"env '{self.env}' is still running after {LONGEST_EPISODE:,} actions; set task.max_steps")
         return _cut(played)
 
@@ -316,15 +317,18 @@ def _digest(observation: np.ndarray) -> str:
 
 @dataclass
 class _Played:
-    """What happened, one entry per step for the rows that acted in it, and the observations it ended with."""
+    """What happened, step by step and in it by row, and the observations it ended with.
+
+    Numbers of a row stand in one flat list, arrays of all rows that acted in a list of steps.
+    """
 
     observation: np.ndarray
     rows: list[np.ndarray] = field(default_factory=list)
     observations: list[Tensor] = field(default_factory=list)
     actions: list[Tensor] = field(default_factory=list)
-    rewards: list[list[float]] = field(default_factory=list)
-    terminated: list[list[bool]] = field(default_factory=list)
-    truncated: list[list[bool]] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    terminated: list[bool] = field(default_factory=list)
+    truncated: list[bool] = field(default_factory=list)
     following: list[np.ndarray] = field(default_factory=list)
 
 
@@ -349,9 +353,9 @@ def _play(
         played.rows.append(rows)
         played.observations.append(seen)
         played.actions.append(action)
-        played.rewards.append(reward)
-        played.terminated.append(terminated)
-        played.truncated.append(truncated)
+        played.rewards += reward
+        played.terminated += terminated
+        played.truncated += truncated
         played.following.append(following)
         observation = following
         if any(terminated) or any(truncated):
@@ -369,7 +373,7 @@ def _cut(played: _Played) -> Trajectories:
     row, time = np.concatenate(played.rows), np.repeat(np.arange(len(sizes)), sizes)
     order = np.argsort(row, kind="stable")
     row, time = row[order], time[order]
-    terminated, truncated = (np.concatenate(x)[order] for x in (played.terminated, played.truncated))
+    terminated, truncated = (np.array(x, dtype=bool)[order] for x in (played.terminated, played.truncated))
     first = np.ones(len(row), dtype=bool)
     first[1:] = (row[1:] != row[:-1]) | terminated[:-1] | truncated[:-1]
     begins = np.flatnonzero(first)
@@ -389,7 +393,7 @@ def _cut(played: _Played) -> Trajectories:
     return Trajectories(
         observation=pad(torch.cat(played.observations)),
         action=pad(torch.cat(played.actions)),
-        reward=pad(torch.from_numpy(np.concatenate(played.rewards).astype(np.float32))),
+        reward=pad(torch.from_numpy(np.array(played.rewards, dtype=np.float32))),
         mask=pad(torch.ones(len(row), dtype=torch.bool)),
         done=torch.from_numpy(terminated[last]),
         truncated=torch.from_numpy(truncated[last]),

@@ -163,6 +163,10 @@ class ReasoningGym(Task):
             done = start > 0 and len(seen) == before
             start, stop = stop, stop if done else min(2 * stop, self._train_size)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker needs to score: all but the problems that were made so far."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_train_problem", "_held_out")}
+
     def score(self, text: str, metadata: Mapping[str, Any]) -> float:
         """Score what the policy wrote by the dataset's verifier.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from guerdon.monitor.progress import Progress
-from guerdon.rewards.base import Fault, Reward, score
+from guerdon.rewards.base import Fault, Reward, Scorer, score
 from guerdon.rollouts import Rollouts
 from guerdon.sampling.sources import Draw, Moment, raw_reward
 from guerdon.seeding import derive
@@ -20,17 +20,27 @@ from guerdon.training.run import Run
 PATIENCE = 2.0  # seconds of silence before a preparation is shown
 
 
-def collect(run: Run, starts: Starts, step: int) -> Rollouts:
-    """Sample the starts, and let sources of the moment ``sampling`` join."""
-    rollouts = run.policy.sample(starts, run.sampling, seed=derive(run.recipe.seed, step, "sample"))
+def collect(run: Run, starts: Starts, step: int, scorer: Scorer | None = None) -> Rollouts:
+    """Sample the starts, and let sources of the moment ``sampling`` join.
+
+    Args:
+        run: what samples.
+        starts: what from.
+        step: the training step.
+        scorer: is given trajectories as they end, while others are still being written, if it can begin to score them.
+    """
+    early: dict[str, Any] = {"ended": scorer.submit} if scorer is not None and scorer.eager and run.policy.hands_over else {}
+    rollouts = run.policy.sample(starts, run.sampling, seed=derive(run.recipe.seed, step, "sample"), **early)
     return _joined(run, rollouts, starts, step, "sampling")
 
 
-def grade(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> tuple[Rollouts, list[Fault]]:
+def grade(
+    run: Run, rollouts: Rollouts, starts: Starts, step: int, scorer: Scorer | None = None
+) -> tuple[Rollouts, list[Fault]]:
     """Score a batch, and whatever sources of the moment ``scoring`` ask for in answer, round after round."""
     apart = [spec for spec in run.rewards if not _compares(spec)]
     together = [spec for spec in run.rewards if _compares(spec)]
-    scored, faults = score(rollouts, run.rewards, step)
+    scored, faults = (scorer or Scorer(run.rewards, step)).collect(rollouts)
     for place, source in enumerate(run.plan.sources):
         if source.when != "scoring":
             continue
@@ -46,12 +56,14 @@ def grade(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> tuple[Roll
             if together:
                 scored, found = score(scored, together, step)
                 faults = [fault for fault in faults if fault.reward not in {spec.name for spec in together}] + found
+    run.folder.add_faults(step, faults, scored)
     return scored, faults
 
 
 def _compares(reward: Reward) -> bool:
     """Whether a reward of a trajectory depends on the others of its group, so that it changes as they become more."""
-    return reward.method is not None and "group" in (*reward.method.requires, *reward.method.optional)
+    method = reward.method
+    return method is not None and (reward.form == "group" or "group" in (*method.requires, *method.optional))
 
 
 def rehearse(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> Rollouts:

@@ -29,7 +29,8 @@ def evaluate_policy(
 
     Language and control policies give ``sampled`` (temperature 1, no truncation of the distribution) and
     ``greedy``; a flow policy is evaluated on its noise-free path. Every component appears by name too when there
-    are several, and watch-only rewards always. A sample whose reward faulted counts as 0.
+    are several, and watch-only rewards always. A sample whose reward faulted counts as 0, and ``faults`` says how many
+    there were, if any.
 
     Args:
         problems: how many held-out problems.
@@ -39,15 +40,22 @@ def evaluate_policy(
     held_out = task.eval_problems(problems)
     settings = policy.evaluation_options(options)
     if policy.kind == "flow":
-        return _pass(policy, rewards, settings, held_out, batch, seed, greedy=True)
+        means, faults = _pass(policy, rewards, settings, held_out, batch, seed, greedy=True)
+        return means | _told(faults)
+    faults = 0
     out: dict[str, float] = {}
     for mode in ("sampled", "greedy"):
-        means = _pass(policy, rewards, settings, held_out, batch, seed, greedy=mode == "greedy")
+        means, found = _pass(policy, rewards, settings, held_out, batch, seed, greedy=mode == "greedy")
         optimised = [r for r in rewards if not r.watch]
         out[mode] = sum(r.weight * means[r.name] for r in optimised)
         detailed = [r for r in rewards if r.watch or len(optimised) > 1]
         out |= {f"{mode}/{r.name}": means[r.name] for r in detailed}
-    return out
+        faults += found
+    return out | _told(faults)
+
+
+def _told(faults: int) -> dict[str, float]:
+    return {"faults": float(faults)} if faults else {}
 
 
 def _pass(
@@ -59,15 +67,17 @@ def _pass(
     seed: int,
     *,
     greedy: bool,
-) -> dict[str, float]:
-    """Mean of every reward over the problems."""
+) -> tuple[dict[str, float], int]:
+    """Mean of every reward over the problems, and the number of faults."""
+    faults = 0
     totals = {r.name: 0.0 for r in rewards}
     lenient = [replace(r, on_fault="floor", floor=0.0) for r in rewards]
     for first in range(0, len(problems), batch):
         starts = Starts.repeat(problems[first : first + batch], 1)
         with torch.no_grad():
             rollouts = policy.sample(starts, options, seed=derive(seed, "evaluation", first), greedy=greedy)
-        rollouts, _ = score(rollouts, lenient)
+        rollouts, found = score(rollouts, lenient)
+        faults += len(found)
         names = tuple(rollouts.rewards.keys())
         if names:
             sums = Fields(rollouts)["components"].nan_to_num(0.0).sum(dim=0)
@@ -75,4 +85,4 @@ def _pass(
                 totals[name] += total
         for name, values in rollouts.watch.items():
             totals[name] += float(values.reshape(len(rollouts), -1).nan_to_num(0.0).sum())
-    return {name: total / len(problems) for name, total in totals.items()}
+    return {name: total / len(problems) for name, total in totals.items()}, faults

@@ -1,8 +1,9 @@
 """What a run leaves behind: one folder of plain files that DuckDB reads in place.
 
 ``recipe.yaml`` (resolved) · ``metrics.parquet`` (one row per step) · ``rollouts/step-000012.parquet`` (one row per
-trajectory) · ``alarms.jsonl`` · ``summary.json`` · ``checkpoints/`` · ``loggers/`` · ``report.html``.
-Every file but the append-only ``alarms.jsonl`` is replaced atomically, so a reader never meets half a file.
+trajectory) · ``alarms.jsonl`` · ``faults.jsonl`` · ``summary.json`` · ``checkpoints/`` · ``loggers/`` ·
+``report.html``.
+Every file but the append-only ``.jsonl`` is replaced atomically, so a reader never meets half a file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +30,8 @@ from guerdon.training.rollout_table import rollout_table
 FLUSH_SECONDS = 2.0
 # metrics.parquet is rewritten whole; waiting this many times the last write keeps it below 2 % of the run.
 FLUSH_PATIENCE = 50.0
+# Characters of a faulted sample's text that are kept at every step.
+FAULT_TEXT = 500
 
 Rows = dict[str, list[Any]]
 
@@ -48,6 +52,7 @@ class RunFolder:
         self.checkpoints_path = self.path / "checkpoints"
         self.loggers_path = self.path / "loggers"
         self.alarms_path = self.path / "alarms.jsonl"
+        self.faults_path = self.path / "faults.jsonl"
         self.summary_path = self.path / "summary.json"
         self.report_path = self.path / "report.html"
         self._rows: Rows | None = None
@@ -147,7 +152,7 @@ class RunFolder:
     def truncate(self, after_step: int) -> None:
         """Forget everything of steps after ``after_step``, so that a resumed run repeats them without a trace.
 
-        Drops rows of metrics, rollout files, alarms, the summary and files left half-written. The clock goes on
+        Drops rows of metrics, rollout files, alarms, faults, the summary and files left half-written. The clock goes on
         from the last row that stays.
         """
         kept = sum(step <= after_step for step in self._loaded()["step"])
@@ -159,10 +164,10 @@ class RunFolder:
         for step, file in self._rollout_files().items():
             if step > after_step:
                 file.unlink()
-        if self.alarms_path.exists():
-            alarms = [alarm for alarm in self.alarms() if alarm["step"] <= after_step]
-            lines = "".join(json.dumps(alarm) + "\n" for alarm in alarms)
-            atomic_write(self.alarms_path, lambda file: file.write(lines.encode()))
+        for path in (self.alarms_path, self.faults_path):
+            if path.exists():
+                kept_lines = [json.dumps(row) + "\n" for row in _read_lines(path) if row["step"] <= after_step]
+                atomic_write(path, lambda file, lines=kept_lines: file.write("".join(lines).encode()))
         self.summary_path.unlink(missing_ok=True)
         for directory in (self.path, self.rollouts_path):
             for leftover in directory.glob(".*.tmp"):
@@ -236,23 +241,35 @@ class RunFolder:
 
     def add_alarm(self, alarm: Mapping[str, Any]) -> None:
         """Append an alarm (``step``, ``code``, ``severity``, ``message``, ``evidence``) to ``alarms.jsonl``."""
-        try:
-            with self.alarms_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(alarm)) + "\n")
-        except OSError as error:
-            raise _unwritable(self.alarms_path, error) from error
+        _append_lines(self.alarms_path, [dict(alarm)])
 
     def alarms(self) -> list[dict[str, Any]]:
         """Alarms in the order they were raised; a last line torn by a kill is left out."""
-        if not self.alarms_path.is_file():
-            return []
-        found = []
-        for line in self.alarms_path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return found
+        return _read_lines(self.alarms_path)
+
+    def add_faults(self, step: int, faults: Iterable[Fault], scored: Rollouts) -> None:
+        """Append the faults of a step to ``faults.jsonl``: ``step``, ``row``, ``group``, ``task_id``, ``reward``,
+        ``kind``, ``message`` and the beginning of the ``text``, so that the sample can be found where none was saved.
+
+        Args:
+            scored: the batch in which the faults count their rows.
+        """
+        groups, task_ids = scored.group.tolist(), scored.task_id.tolist()
+        rows = []
+        for fault in faults:
+            text = None if scored.text is None else str(scored.text[fault.row])[:FAULT_TEXT]
+            rows.append(
+                {
+                    **{"step": step, "row": fault.row, "group": groups[fault.row], "task_id": task_ids[fault.row]},
+                    **{"reward": fault.reward, "kind": fault.kind, "message": fault.message, "text": text},
+                }
+            )
+        if rows:
+            _append_lines(self.faults_path, rows)
+
+    def faults(self) -> list[dict[str, Any]]:
+        """Faults in the order of steps; a last line torn by a kill is left out."""
+        return _read_lines(self.faults_path)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the run's last word: ``run``, ``kind``, ``steps``, ``seconds``, ``eval`` (``before`` and ``after``),
@@ -273,7 +290,8 @@ class RunFolder:
         """Remove what a run leaves behind, and nothing else."""
         for directory in (self.rollouts_path, self.checkpoints_path, self.loggers_path):
             shutil.rmtree(directory, ignore_errors=True)
-        for file in (self.metrics_path, self.alarms_path, self.summary_path, self.report_path, self.recipe_path):
+        lines = (self.alarms_path, self.faults_path)
+        for file in (*lines, self.metrics_path, self.summary_path, self.report_path, self.recipe_path):
             file.unlink(missing_ok=True)
 
 
@@ -298,6 +316,23 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
+
+
+def _append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a file, empty where there is none."""
+    found: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def _unwritable(path: Path, error: OSError) -> GuerdonError:

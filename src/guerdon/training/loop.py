@@ -25,7 +25,7 @@ from guerdon.monitor.report import write_report
 from guerdon.objectives.aggregation import token_mean
 from guerdon.policies.critic import slow_critics
 from guerdon.recipe import Recipe, load_recipe
-from guerdon.rewards.base import Fault, drop_faulted, score
+from guerdon.rewards.base import Fault, Scorer, drop_faulted, fault_counts, reward_stats, score
 from guerdon.rollouts import Fields, Rollouts
 from guerdon.seeding import derive
 from guerdon.tasks.base import Starts
@@ -33,7 +33,7 @@ from guerdon.training.collect import collect, grade, own_rows, prepare, rehearse
 from guerdon.training.optim import scheduled
 from guerdon.training.plan import Plan
 from guerdon.training.preference import make_anchor
-from guerdon.training.run import Result, Run
+from guerdon.training.run import Drawn, Result, Run
 from guerdon.training.update import update
 from guerdon.training.warm_start import warm_start
 
@@ -81,6 +81,13 @@ def _long_lived_objects_aside() -> Iterator[None]:
 
 @_long_lived_objects_aside()
 def _train(run: Run) -> Result:
+    try:
+        return _train_to_the_end(run)
+    finally:
+        run.close()
+
+
+def _train_to_the_end(run: Run) -> Result:
     steps = run.recipe.training.steps
     if not run.restored:
         _begin(run)
@@ -94,7 +101,8 @@ def _train(run: Run) -> Result:
             run.log(run.step, metrics)
             run.progress.step(run.step, metrics)
             run.step += 1
-            if run.step % run.recipe.checkpoint.every == 0 or run.step == steps or run.interrupted:
+            due = run.step % run.recipe.checkpoint.every == 0 or run.step == steps or run.interrupted
+            if due and run.ahead is None:
                 run.save()
     if not run.interrupted:
         run.evaluations["after"] = run.evaluate()
@@ -120,18 +128,39 @@ def _begin(run: Run) -> None:
 
 
 def training_step(run: Run, step: int) -> dict[str, float]:
-    """One batch, from problems to new weights; return its metrics."""
-    recipe, plan, seed = run.recipe, run.plan, run.recipe.seed
+    """One batch, from problems to new weights; return its metrics.
+
+    In mode ``async`` the next batch is sampled before this one is learned from, so that its sampling does not wait for
+    this one's rewards; what it learns from is then one update old.
+    """
+    drawn = run.ahead or draw(run, step, version=step)
+    run.ahead = draw(run, step + 1, version=step) if _may_run_ahead(run, step) else None
+    return learn(run, step, drawn)
+
+
+def _may_run_ahead(run: Run, step: int) -> bool:
+    """Not over the end, nor over a checkpoint: what is sampled but not learned from is in none."""
+    training, after = run.recipe.training, step + 1
+    return training.mode == "async" and after < training.steps and after % run.recipe.checkpoint.every != 0
+
+
+@torch.no_grad()
+def draw(run: Run, step: int, *, version: int) -> Drawn:
+    """Sample the batch of a step with the weights as they are, which have seen ``version`` updates."""
     began = time.perf_counter()
+    problems = run.task.train_batch(run.recipe.sampling.prompts, derive(run.recipe.seed, step, "problems"))
+    starts = Starts.repeat(problems, run.recipe.sampling.group_size, version=version)
+    scorer = Scorer(run.rewards, step)
+    rollouts = collect(run, starts, step, scorer)
+    return Drawn(starts, rollouts, scorer, time.perf_counter() - began)
 
-    problems = run.task.train_batch(recipe.sampling.prompts, derive(seed, step, "problems"))
-    starts = Starts.repeat(problems, recipe.sampling.group_size, version=step)
-    with torch.no_grad():
-        rollouts = collect(run, starts, step)
-    sampled = time.perf_counter()
 
+def learn(run: Run, step: int, drawn: Drawn) -> dict[str, float]:
+    """Score a batch, credit it and update the weights; return its metrics."""
+    recipe, plan, starts = run.recipe, run.plan, drawn.starts
+    began = time.perf_counter()
     with torch.no_grad():
-        scored, faults = grade(run, rollouts, starts, step)
+        scored, faults = grade(run, drawn.rollouts, starts, step, drawn.scorer)
     rollouts = drop_faulted(scored, run.rewards, faults)
     if not len(rollouts):
         return _nothing_left(run, step, scored, faults)
@@ -157,15 +186,18 @@ def training_step(run: Run, step: int) -> dict[str, float]:
         )
     actions = int(scored.mask.sum())
     return {
+        **reward_stats(run.rewards),
         **batch_metrics(own_rows(rollouts)),
         **shaping_stats,
         **credit_stats,
         **stats,
-        "faults": float(len(faults)),
-        "seconds/sample": sampled - began,
-        "seconds/reward": graded - sampled,
+        **fault_counts(faults),
+        **({"staleness": float((step - scored.version).float().mean())} if recipe.training.mode == "async" else {}),
+        "seconds/sample": drawn.seconds,
+        "seconds/reward": graded - began,
         "seconds/update": updated - graded,
-        "actions_per_second": actions / (updated - began),
+        "actions_per_second": actions / (drawn.seconds + updated - began),
+        "memory/peak_mb": run.memory.look(),
     }
 
 
@@ -249,4 +281,4 @@ def _nothing_left(run: Run, step: int, scored: Rollouts, faults: list[Fault]) ->
             f"every sample of the first batch faulted, so nothing can be learned; the first fault: {faults[0]}"
         )
     run.folder.write_rollouts(step, scored[:0], faults=faults, scored=scored, token_text=run.policy.token_text(scored))
-    return {"faults": float(len(faults))}
+    return fault_counts(faults)

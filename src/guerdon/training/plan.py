@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pydantic
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor
 from guerdon import registry
 from guerdon.errors import RecipeError, nearest
 from guerdon.policies.base import Policy, SamplingOptions
-from guerdon.recipe import MethodSpec, Recipe
+from guerdon.recipe import MethodSpec, Recipe, RewardSpec
 from guerdon.registry import Bound, Method, explain, missing_field
 from guerdon.rewards.base import Reward, resolve_task_reward
+from guerdon.rewards.forms import Calls, is_async
 from guerdon.sampling.sources import Source
 from guerdon.seeding import derive
 from guerdon.tasks.base import Task
@@ -119,8 +121,15 @@ def build(plan: Plan) -> Parts:
     recipe = plan.recipe
     task = plan.task.target(**plan.task.validate(recipe.task.options))
     rewards = [replace(r, method=resolve_task_reward(task)) if r.method is None else r for r in plan.rewards]
+    scored = next((r for r in rewards if r.method is None and r.calls != Calls()), None)
+    if scored is not None:
+        raise RecipeError(
+            f"reward '{scored.name}' is what the environment of task '{plan.task.name}' gives while it is played, so "
+            "no call of it can be moved or limited; remove 'workers', 'timeout', 'memory_mb', 'retries', 'concurrency'"
+        )
     torch.manual_seed(derive(recipe.seed, "policy"))
     policy = plan.policy.target(task, **plan.policy.validate(recipe.policy.options))
+    policy.max_tokens = recipe.training.max_tokens
     return Parts(task, rewards, policy, _sampling(recipe, plan.policy))
 
 
@@ -182,12 +191,30 @@ def _rewards(recipe: Recipe, task: Method) -> list[Reward]:
             raise RecipeError(f"two rewards are called '{label}'; give one of them another 'label'")
         if method is None and spec.options:
             raise RecipeError(f"reward 'task' has no option '{next(iter(spec.options))}'; options belong to the task")
-        options = method.validate(spec.options) if method else {}
+        options, calls = _reward_options(spec, method)
         shared = {key: getattr(spec, key) for key in ("weight", "watch", "on_fault", "floor")}
-        rewards.append(Reward(label, method, options, **shared))
+        rewards.append(Reward(label, method, options, **shared, calls=calls))
     if all(r.watch for r in rewards):
         raise RecipeError("every reward is watch-only, so there is nothing to learn from; set watch: false on one")
     return rewards
+
+
+def _reward_options(spec: RewardSpec, method: Method | None) -> tuple[dict[str, Any], Calls]:
+    """The options of a reward function, and how it is called."""
+    calls = Calls(spec.workers, spec.timeout, spec.memory_mb, spec.retries, spec.concurrency or Calls.concurrency)
+    if method is None:
+        return {}, calls
+    options = dict(spec.options)
+    if "timeout" in method.options.model_fields:  # the function sees to its own limit, by a process of its own
+        options |= {} if spec.timeout is None else {"timeout": spec.timeout}
+        options = method.validate(options)
+        calls = replace(calls, timeout=options["timeout"] if spec.workers else None)
+    if spec.concurrency is not None and not is_async(method.target):
+        raise RecipeError(
+            f"reward '{method.name}' is no async function, so its calls in the trainer's process come one after the "
+            "other; remove 'concurrency', or set 'workers'"
+        )
+    return method.validate(options), calls
 
 
 def _walk_fields(plan: Plan) -> frozenset[str]:
@@ -247,6 +274,11 @@ def _refuse_unread_sources(plan: Plan) -> None:
         )
 
 
+def learns_from_credit_alone(plan: Plan) -> bool:
+    """Whether trajectories without credit add nothing to any gradient."""
+    return plan.objective.method.credit_only and not plan.terms
+
+
 def reads_external(method: Method) -> bool:
     """Whether a method knows of actions that the policy did not sample; the others never see them."""
     return "external" in (*method.requires, *method.optional)
@@ -265,6 +297,12 @@ def _refuse_impossible(plan: Plan, needs: frozenset[str]) -> None:
         raise RecipeError(
             f"credit '{comparing}' compares the trajectories of a group, but sampling.group_size is 1, so every "
             "advantage would be 0; use group_size >= 2, or credit 'reinforce++' or 'gae'"
+        )
+    if training.mode == "async" and "old_logp" not in plan.objective.method.requires:
+        raise RecipeError(
+            f"training.mode: async learns from samples that are one update old, and objective "
+            f"'{plan.objective.name}' does not read 'old_logp', by which that is corrected; use objective 'ppo_clip', "
+            "or mode: sync"
         )
     trajectories = sampling.prompts * sampling.group_size
     if training.minibatch_by == "trajectory" and training.minibatches > trajectories:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from guerdon.errors import GuerdonError
 from guerdon.rewards.base import Fault
+from guerdon.rewards.wire import plain
 from guerdon.rollouts import Rollouts, total
 
 
@@ -28,9 +30,10 @@ def rollout_table(
 
     Columns: ``step``, ``row``, ``group``, ``task_id``, ``prompt``, ``text``, ``answer`` (as text), ``length``
     (actions), ``done``, ``truncated``, ``version``, ``reward`` (shaped), ``reward/NAME`` and ``watch/NAME`` (raw,
-    summed over actions or turns), ``fault``; lists over positions up to the last action: ``dense/NAME`` of per-action
-    components, ``credit``, ``turn`` of multi-turn trajectories, ``tokens``; ``image`` and ``image_shape`` of a flow
-    policy's ``payload["sample"]``. Off the mask ``dense`` and ``credit`` are null, so they line up with ``tokens``.
+    summed over actions or turns), ``detail/NAME`` (text, or JSON), ``fault``; lists over positions up to the last
+    action: ``dense/NAME`` of per-action components, ``credit``, ``turn`` of multi-turn trajectories, ``tokens``;
+    ``image`` and ``image_shape`` of a flow policy's ``payload["sample"]``. Off the mask ``dense`` and ``credit`` are
+    null, so they line up with ``tokens``.
 
     Args:
         rollouts: the batch with reward and advantage, as far as they exist.
@@ -68,6 +71,9 @@ def rollout_table(
             columns[f"{prefix}/{name}"] = _plain(total(value, mask))
             if value.ndim == 2 and value.shape == mask.shape:
                 columns[f"dense/{name}"] = _lists(value, span, mask)
+    details = [dict(detail or {}) for detail in batch.detail or ()]
+    for name in dict.fromkeys(name for detail in details for name in detail):
+        columns[f"detail/{name}"] = _texts([_detail_text(detail.get(name)) for detail in details], n)
     credit = torch.full(mask.shape, math.nan)
     if rollouts.advantage is not None:
         credit[kept] = rollouts.advantage.detach().float().cpu()
@@ -139,6 +145,11 @@ def _offsets(span: Tensor) -> pa.Array:
 def _texts(values: Sequence[Any] | None, n: int) -> pa.Array:
     values = [None] * n if values is None else values
     return pa.array([None if v is None else _clean(str(v)) for v in values], pa.string())
+
+
+def _detail_text(detail: Any) -> str | None:
+    """A detail as it is kept: text as it is, anything else as JSON."""
+    return detail if detail is None or isinstance(detail, str) else json.dumps(plain(detail), ensure_ascii=False)
 
 
 def _clean(text: str) -> str:

@@ -18,13 +18,15 @@ from guerdon import registry
 from guerdon.errors import RecipeError
 from guerdon.monitor.alarms import Alarms
 from guerdon.monitor.loggers import Logger
+from guerdon.monitor.memory import PeakMemory
 from guerdon.monitor.progress import Progress
 from guerdon.policies.base import Policy, SamplingOptions
 from guerdon.recipe import Recipe, load_recipe
 from guerdon.registry import Bound
-from guerdon.rewards.base import Reward
+from guerdon.rewards.base import Reward, Scorer
+from guerdon.rollouts import Rollouts
 from guerdon.sampling.sources import Source
-from guerdon.tasks.base import Task
+from guerdon.tasks.base import Starts, Task
 from guerdon.training.build import make_optimizer
 from guerdon.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_sha256
 from guerdon.training.evaluate import evaluate_policy
@@ -62,6 +64,16 @@ class Result:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A batch that has been sampled, and whose rewards have begun to be computed where that happens elsewhere."""
+
+    starts: Starts
+    rollouts: Rollouts
+    scorer: Scorer
+    seconds: float
+
+
 @dataclass
 class Run:
     """Task, policy, optimiser, folder and monitors of one run, and where it stands.
@@ -84,6 +96,8 @@ class Run:
     restored: bool = False
     interrupted: bool = False
     evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
+    ahead: Drawn | None = None
+    memory: PeakMemory = field(default_factory=PeakMemory)
     seconds_before: float = 0.0
     started: float = field(default_factory=time.monotonic)
     _handlers: dict[signal.Signals, Any] = field(default_factory=dict)
@@ -164,7 +178,8 @@ class Run:
 
     def _methods(self) -> list[tuple[str, Bound | Source]]:
         """Every bound method that may remember something, rewards included, by a key that is stable."""
-        return [(f"rewards/{r.name}", r.bound) for r in self.rewards if r.method is not None] + self.plan.stages
+        here = [r for r in self.rewards if r.method is not None and not r.pooled]
+        return [(f"rewards/{r.name}", r.bound) for r in here] + self.plan.stages
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up where a checkpoint was written; what the folder holds of later steps is forgotten."""
@@ -230,6 +245,13 @@ class Run:
             weights_sha256=digest,
             status="interrupted" if self.interrupted else "finished",
         )
+
+    def close(self) -> None:
+        """End what works for the run in other processes."""
+        if self.ahead is not None:
+            self.ahead.scorer.cancel()
+        for reward in self.rewards:
+            reward.close()
 
     # Interruption -----------------------------------------------------------------------------------------
 
