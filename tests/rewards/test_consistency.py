@@ -6,6 +6,7 @@ import torch
 from guerdon.errors import RecipeError
 from guerdon.registry import get
 from guerdon.rewards.consistency import ConsistencyReward, consistency_score
+from guerdon.rewards.judges import JudgeError
 
 RIGHT = "<think>Weigh them.\n\nOne is blurred.\nTwo is sharp.\nSo two.</think>\n<answer> Two </answer>"
 
@@ -36,6 +37,22 @@ def test_a_right_verdict_in_form(opinion, value):
     assert score.value == value
     assert score.detail == f"form 1, accuracy 1, consistency {opinion}"
     assert heard == [("One is blurred.\nTwo is sharp.\nSo two.", "Two")]
+
+
+@pytest.mark.parametrize(
+    ("seen", "opinion"), [(1.0, 1), (0.76, 1), (0.74, 0), (0.5, 0), (0.26, 0), (0.24, -1), (0.0, -1)]
+)
+def test_a_judge_may_give_the_opinion(seen, opinion):
+    def truth(prompt, text, statement):
+        assert prompt.endswith("One is blurred.\nTwo is sharp.\nSo two.")
+        assert text == "Two"
+        return seen
+
+    reward = get("reward", "consistency_reward").bind({"check": {"backend": "scripted", "truth": truth}})
+    assert reward.call(RIGHT, "two").detail == f"form 1, accuracy 1, consistency {opinion}"
+    mute = ConsistencyReward(check={"backend": "scripted", "truth": truth, "failure_rate": 1.0})  # type: ignore[arg-type]
+    with pytest.raises(JudgeError, match="failed"):
+        mute(RIGHT, "two")
 
 
 def forbidden(rationale, verdict):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from guerdon.registry import get
 from guerdon.rewards.bracket import TOPOLOGIES, bracket
 from guerdon.rewards.judge import Referee, rubric_score, tournament
+from guerdon.rewards.judges import JudgeError, ScriptedJudge
 
 quick = settings(derandomize=True, deadline=None, max_examples=25)
 KNOCKOUT = ["single_elimination", "double_elimination", "swiss"]
@@ -175,6 +176,29 @@ def test_what_the_judge_fails_to_answer_is_a_draw():
     assert referee.failures == 4
 
 
+def test_without_draws_a_pair_that_was_not_judged_in_both_orders_has_no_score():
+    heard = {(0, 1): (9.0, 1.0), (1, 0): (2.0, 8.0), (2, 3): (9.0, 1.0)}
+    referee = Referee(
+        lambda first, second: [heard.get(p) for p in zip(first.tolist(), second.tolist(), strict=True)], draws=False
+    )
+    seen = referee(torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5]))
+    assert seen[0].tolist() == [17.0, 3.0]
+    assert seen[1:].isnan().all()
+    assert (referee.failures, referee.heard) == (3, {0, 1, 2, 3})
+
+
+def test_orders_that_name_different_winners_disagree():
+    # In order and reversed: agree, disagree, a tie in one order, no answer in one order, ties in both.
+    there, back = [(6, 4), (6, 4), (5, 5), (6, 4), (5, 5)], [(4, 6), (6, 4), (6, 4), None, (5, 5)]
+    referee = Referee(lambda first, second: [*there, *back])
+    referee(torch.arange(5), torch.arange(5, 10))
+    assert referee.disagreements == 1
+    assert referee.stats() == {"comparisons": 5.0, "failures": 1.0, "order_disagreement": 0.2}
+    once = Referee(lambda first, second: there, both_orders=False)
+    once(torch.arange(5), torch.arange(5, 10))
+    assert once.stats() == {"comparisons": 5.0, "failures": 0.0}
+
+
 def test_two_criteria_are_weighted():
     answers = [None, ((10.0, 0.0), (5.0, 5.0))]
     referee = Referee(lambda first, second: answers, both_orders=False)
@@ -195,10 +219,53 @@ def test_the_reward_compares_the_texts_of_a_group():
     assert reward.needs_group
     fields = {"prompt": ["say more"] * 5, "text": ["aaa", "a", "aa", "b", "bb"], "group": torch.tensor([1, 1, 1, 2, 2])}
     outcome = reward.bind({"judge": longer, "topology": "round_robin"})(fields)
-    assert outcome.fields["value"].tolist() == [1.0, 0.0, 0.5, 0.0, 1.0]
-    assert outcome.stats == {"comparisons": 4.0, "failures": 0.0}
+    assert outcome.fields["value"] == [1.0, 0.0, 0.5, 0.0, 1.0]
+    assert outcome.stats == {"comparisons": 4.0, "failures": 0.0, "order_disagreement": 0.0}
     with pytest.raises(ValueError, match="no topology 'league'; known: anchor"):
         tournament(by_skill([0.0, 1.0]), torch.zeros(2).long(), topology="league")
+
+
+def letters(prompt, text, statement):
+    """A text of n letters has quality n / 10; no text says anything about dimension b."""
+    return 0.0 if statement.endswith(" b.") else len(text) / 10
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_a_judge_holds_a_tournament(topology):
+    judge = {"backend": "scripted", "truth": letters, "position_bias": 0.05}
+    fields = {"prompt": ["p"] * 5, "text": ["aaa", "a", "aa", "b", "bb"], "group": torch.tensor([1, 1, 1, 2, 2])}
+    outcome = get("reward", "tournament").bind({"judge": judge, "topology": topology})(fields)
+    assert outcome.fields["value"][0] == outcome.fields["value"][4] == 1.0
+    assert outcome.stats["questions"] == 2 * outcome.stats["comparisons"]
+    assert outcome.stats["order_disagreement"] == 0.0
+
+
+def test_who_was_never_judged_is_a_fault_and_no_zero():
+    fields = {"prompt": ["p"] * 6, "text": ["a", "bb", "?", "c", "?", "dd"], "group": torch.tensor([1, 1, 1, 2, 3, 3])}
+
+    def judge(prompts, first, second):
+        return [None if "?" in a + b else (float(len(a)), float(len(b))) for a, b in zip(first, second, strict=True)]
+
+    reward = get("reward", "tournament")
+    seen = reward.bind({"judge": judge, "topology": "round_robin"})(fields).fields["value"]
+    assert seen[:2] == [0.0, 1.0], "points 1/2 and 3/2; draws with the one that could not be judged"
+    assert [isinstance(value, JudgeError) for value in seen] == [False, False, True, False, True, True]
+    assert seen[3] == 0.0, "alone"
+    mute = ScriptedJudge(truth=letters, failure_rate=1.0)
+    outcome = reward.bind({"judge": mute})(fields)
+    assert "the last failure: the scripted judge failed" in str(outcome.fields["value"][0])
+    assert outcome.stats["failures"] == outcome.stats["questions"]
+
+
+def test_a_judge_scores_a_rubric_of_dimensions():
+    judge = ScriptedJudge(truth=letters)
+    options = {"judge": judge, "dimensions": ["a", "b"]}
+    outcome = get("reward", "comparative_rubric_judge").bind(options)({"text": ["x" * 6, "x"], "answer": ["r", 3]})
+    torch.testing.assert_close(outcome.fields["value"], torch.tensor([0.3, 0.05]))
+    assert outcome.stats["questions"] == 2
+    options = {"judge": {"backend": "scripted", "truth": letters, "failure_rate": 1.0}}
+    outcome = get("reward", "comparative_rubric_judge").bind(options)({"text": ["x"], "answer": ["r"]})
+    assert outcome.fields["value"].isnan().all()
 
 
 def test_rubric_score_by_hand():

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SkipValidation
 from torch import Tensor
 
-from guerdon.registry import import_object
 from guerdon.rewards.base import Score, reward
+from guerdon.rewards.judges.adapters import AskedCheck
+from guerdon.rewards.judges.base import DESCRIBED, Judge, resolve_judge_or_function
 from guerdon.rewards.verifiable import exact
 
 Number = TypeVar("Number", float, Tensor)
@@ -36,10 +37,6 @@ def consistency_score(form: Number, accuracy: Number, consistency: Number) -> Nu
     return 0.5 * form + accuracy * (1 + 0.5 * consistency)
 
 
-def _resolve(check: Any) -> Any:
-    return import_object(check) if isinstance(check, str) else check
-
-
 @reward("consistency_reward", paper="Zhang et al. 2025, arXiv 2505.02835")
 class ConsistencyReward:
     """Reward of a text that thinks and then answers, with a second opinion on whether the one follows from the other.
@@ -49,9 +46,9 @@ class ConsistencyReward:
     The check is asked only about right answers that come with a rationale; elsewhere it could not change the reward.
 
     Args:
-        check: given the end of the rationale and the answer, returns 1 where they agree, -1 where they conflict and 0
-            where it can't tell: a function that asks a second model, or an import path to one
-            (``package.module:function`` or ``file.py:function``).
+        check: who compares the two: a judge (``{backend: openai | local | scripted, ...}``); or a function that, given
+            the end of the rationale and the answer, returns 1 where they agree, -1 where they conflict and 0 where it
+            can't tell; or an import path to either (``package.module:function`` or ``file.py:function``).
         think, answer_tag: names of the two blocks' tags.
         lines: lines at the end of the rationale that the check reads; empty ones don't count.
 
@@ -61,12 +58,14 @@ class ConsistencyReward:
     def __init__(
         self,
         *,
-        check: Annotated[Check, BeforeValidator(_resolve)],
+        check: Annotated[Check | Judge, SkipValidation, BeforeValidator(resolve_judge_or_function), DESCRIBED],
         think: str = "think",
         answer_tag: str = "answer",
         lines: Annotated[int, Field(ge=1)] = 3,
     ) -> None:
-        self.check, self.lines = _resolve(check), lines
+        resolved = resolve_judge_or_function(check)
+        self.check: Check = AskedCheck(resolved) if isinstance(resolved, Judge) else resolved
+        self.lines = lines
         inside = r"((?:(?!</?{0}>).)*?)"
         rationale, verdict = (rf"<{tag}>{inside.format(tag)}</{tag}>" for tag in map(re.escape, (think, answer_tag)))
         self.rationale, self.verdict = re.compile(rationale, re.DOTALL), re.compile(verdict, re.DOTALL)

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SkipValidation
 from torch import Tensor
 
-from guerdon.registry import import_object, register
+from guerdon.registry import register
 from guerdon.rewards.base import batched
 from guerdon.rewards.bracket import TOPOLOGIES, Compare, Table
+from guerdon.rewards.judges.adapters import AskedPairs, AskedRubric
+from guerdon.rewards.judges.base import DESCRIBED, Counting, Judge, resolve_judge_or_function
+from guerdon.rewards.judges.questions import QUALITY, JudgeError
 
 Topology = Literal["anchor", "round_robin", "single_elimination", "double_elimination", "swiss"]
 # Given the prompts, first and second answers of m pairs: two scores for each pair, (m,2), or one for what each did and
@@ -20,6 +23,9 @@ Topology = Literal["anchor", "round_robin", "single_elimination", "double_elimin
 PairJudge = Callable[[Sequence[str], Sequence[str], Sequence[str]], Any]
 # Given n texts, n references and the names of d dimensions: (n,d) scores, None or NaN where it could not judge.
 RubricJudge = Callable[[Sequence[str], Sequence[str], Sequence[str]], Any]
+
+PairOption = Annotated[PairJudge | Judge, SkipValidation, BeforeValidator(resolve_judge_or_function), DESCRIBED]
+RubricOption = Annotated[RubricJudge | Judge, SkipValidation, BeforeValidator(resolve_judge_or_function), DESCRIBED]
 
 HIGHEST = 10.0
 CLINICAL = (
@@ -31,32 +37,51 @@ CLINICAL = (
 )
 
 
-def _resolve(judge: Any) -> Any:
-    return import_object(judge) if isinstance(judge, str) else judge
+def pair_judge(judge: Any, criteria: str = QUALITY) -> PairJudge:
+    """A function of pairs, from such a function, a judge, or what a recipe calls either."""
+    judge = resolve_judge_or_function(judge)
+    return AskedPairs(judge, criteria) if isinstance(judge, Judge) else judge
 
 
 class Referee:
     """Asks a pairwise judge in both orders, counts the questions, and calls a draw where the judge fails.
 
     Both orders together cancel what a judge gives to the answer that it reads first. A score that is missing, not
-    finite or outside 0 to 10 makes its question a draw, 5 to 5. The questions of one call are asked together.
+    finite or outside 0 to 10 makes its question a draw, 5 to 5, or its pair NaN. The questions of one call are asked
+    together.
 
     Args:
         judge: given m first and m second rows, returns their scores, as ``PairJudge`` does.
         both_orders: ask for (a, b) and (b, a), and add up.
         path_weight: weight of the first of two criteria, what was done, against the second, what was said.
+        draws: whether a question without a usable answer is a draw; else the scores of its pair are NaN.
 
     Attributes:
         comparisons, questions, failures: pairs compared, questions asked and questions without a usable answer so far.
+        disagreements: pairs in which either order has another winner.
+        heard: rows in some question with a usable answer.
 
     Source: Zhang et al. 2026, arXiv 2601.06487.
     """
 
     def __init__(
-        self, judge: Callable[[Tensor, Tensor], Any], *, both_orders: bool = True, path_weight: float = 0.6
+        self,
+        judge: Callable[[Tensor, Tensor], Any],
+        *,
+        both_orders: bool = True,
+        path_weight: float = 0.6,
+        draws: bool = True,
     ) -> None:
-        self.judge, self.both_orders, self.path_weight = judge, both_orders, path_weight
-        self.comparisons = self.questions = self.failures = 0
+        self.judge, self.both_orders, self.path_weight, self.draws = judge, both_orders, path_weight, draws
+        self.comparisons = self.questions = self.failures = self.disagreements = 0
+        self.heard: set[int] = set()
+
+    def stats(self) -> dict[str, float]:
+        """``comparisons``, ``failures``, and ``order_disagreement``: the share of pairs whose orders disagree."""
+        stats = {"comparisons": float(self.comparisons), "failures": float(self.failures)}
+        if self.both_orders and self.comparisons:
+            stats["order_disagreement"] = self.disagreements / self.comparisons
+        return stats
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """Compare rows ``first`` (m,) with rows ``second`` (m,); (m,2) their scores, added up over the orders."""
@@ -64,14 +89,17 @@ class Referee:
         if not self.both_orders:
             return self._ask(first, second)
         there, back = self._ask(torch.cat([first, second]), torch.cat([second, first])).chunk(2)
-        return there + back.flip(1)
+        back = back.flip(1)
+        self.disagreements += int(((there[:, 0] - there[:, 1]) * (back[:, 0] - back[:, 1]) < 0).sum())
+        return there + back
 
     def _ask(self, first: Tensor, second: Tensor) -> Tensor:
         scores = self._read(self.judge(first, second), len(first))
-        failed = ~((scores >= 0) & (scores <= HIGHEST)).all(dim=1, keepdim=True)
+        usable = ((scores >= 0) & (scores <= HIGHEST)).all(dim=1)
         self.questions += len(first)
-        self.failures += int(failed.sum())
-        return torch.where(failed, HIGHEST / 2, scores)
+        self.failures += int((~usable).sum())
+        self.heard.update(torch.cat([first[usable], second[usable]]).tolist())
+        return torch.where(usable.unsqueeze(1), scores, HIGHEST / 2 if self.draws else math.nan)
 
     def _read(self, result: Any, m: int) -> Tensor:
         if not isinstance(result, Tensor):
@@ -151,12 +179,15 @@ class Tournament:
     A judge that scores answers one by one puts them all into a narrow band, in which its noise decides; asked which of
     two is better it sees the difference. The published method is this reward with credit ``rank_to_advantage``, groups
     of 16 and objective ``ppo_clip`` with upper clip 0.28. Held-out evaluation has one answer per prompt, so this reward
-    is 0 there: watch another beside it, or use ``arena``.
+    is 0 there: watch another beside it, or use ``arena``. A question that the judge fails to answer is a draw; an
+    answer that it never judged is a fault.
 
     Args:
-        judge: given the prompts, first answers and second answers of m pairs, returns two scores from 0 to 10 for each
-            pair, or None where it failed: a function, or an import path to one (``package.module:function`` or
-            ``file.py:function``). It may return two scores for each side, for what was done and what was said.
+        judge: who compares: ``{backend: openai | local | scripted, ...}``; or a function that, given the prompts, first
+            answers and second answers of m pairs, returns two scores from 0 to 10 for each pair, or None where it
+            failed; or an import path to either (``package.module:function`` or ``file.py:function``). A function may
+            return two scores for each side, for what was done and what was said.
+        criteria: what makes an answer good; told to a judge, not to a function.
         topology: who meets whom.
         both_orders: ask twice with the answers exchanged, and add up.
         path_weight: weight of what was done against what was said.
@@ -167,16 +198,19 @@ class Tournament:
     def __init__(
         self,
         *,
-        judge: Annotated[PairJudge, BeforeValidator(_resolve)],
+        judge: PairOption,
+        criteria: str = QUALITY,
         topology: Topology = "single_elimination",
         both_orders: bool = True,
         path_weight: Annotated[float, Field(ge=0, le=1)] = 0.6,
     ) -> None:
-        self.judge: PairJudge = _resolve(judge)
+        self.judge = pair_judge(judge, criteria)
         self.topology: Topology = topology
         self.both_orders, self.path_weight = both_orders, path_weight
 
-    def __call__(self, prompt: Sequence[str], text: Sequence[str], group: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def __call__(
+        self, prompt: Sequence[str], text: Sequence[str], group: Tensor
+    ) -> tuple[list[float | JudgeError], dict[str, float]]:
         """Hold the tournaments of a batch.
 
         Args:
@@ -185,16 +219,35 @@ class Tournament:
             group: (N,) key of the answers to one prompt.
 
         Returns:
-            (N,) places in [0,1], and the numbers of ``comparisons`` and of ``failures`` of the judge.
+            N places in [0,1], errors in the place of faults; and the numbers of ``comparisons`` and of ``failures`` of
+            the judge, the share of pairs with ``order_disagreement``, and what else the judge counts.
         """
         referee = text_referee(self.judge, prompt, text, both_orders=self.both_orders, path_weight=self.path_weight)
+        counting = Counting(self.judge)
         standings = tournament(referee, group, topology=self.topology)
-        stats = {"comparisons": float(standings.comparisons), "failures": float(referee.failures)}
-        return standings.reward, stats
+        company = torch.unique(group, return_inverse=True, return_counts=True)
+        compared = company[2][company[1]] > 1
+        places: list[float | JudgeError] = list(standings.reward.tolist())
+        for row in compared.nonzero().flatten().tolist():
+            if row not in referee.heard:
+                places[row] = never_judged(self.judge)
+        return places, {**counting.stats(), **referee.stats()}
+
+
+def never_judged(judge: Any) -> JudgeError:
+    """The error of an answer about which a judge of pairs had nothing usable to say."""
+    problem = getattr(judge, "problem", "") or "the judge gave no usable scores"
+    return JudgeError(f"no comparison of this answer has a verdict; the last failure: {problem}")
 
 
 def text_referee(
-    judge: PairJudge, prompt: Sequence[str], text: Sequence[str], *, both_orders: bool = True, path_weight: float = 0.6
+    judge: PairJudge,
+    prompt: Sequence[str],
+    text: Sequence[str],
+    *,
+    both_orders: bool = True,
+    path_weight: float = 0.6,
+    draws: bool = True,
 ) -> Referee:
     """A referee that compares rows of a batch of texts."""
     prompts, texts = list(prompt), list(text)
@@ -203,7 +256,7 @@ def text_referee(
         left, right = first.tolist(), second.tolist()
         return judge([prompts[i] for i in left], [texts[i] for i in left], [texts[i] for i in right])
 
-    return Referee(ask, both_orders=both_orders, path_weight=path_weight)
+    return Referee(ask, both_orders=both_orders, path_weight=path_weight, draws=draws)
 
 
 def rubric_score(scores: Tensor, *, lowest: float = 1.0, highest: float = 5.0) -> Tensor:
@@ -236,8 +289,9 @@ class ComparativeRubricJudge:
     on every dimension is a fault.
 
     Args:
-        judge: given N texts, N references and the names of the dimensions, returns N rows of scores from 1 to 5: a
-            function, or an import path to one.
+        judge: who scores: ``{backend: openai | local | scripted, ...}``; or a function that, given N texts, N
+            references and the names of the dimensions, returns N rows of scores from 1 to 5; or an import path to one
+            of the two.
         dimensions: what is compared; the source's five for surgical video by default.
 
     Source: Su et al. 2025, arXiv 2512.06581.
@@ -246,13 +300,14 @@ class ComparativeRubricJudge:
     def __init__(
         self,
         *,
-        judge: Annotated[RubricJudge, BeforeValidator(_resolve)],
+        judge: RubricOption,
         dimensions: Annotated[list[str], Field(min_length=1)] | None = None,
     ) -> None:
-        self.judge: RubricJudge = _resolve(judge)
+        judge = resolve_judge_or_function(judge)
+        self.judge: RubricJudge = AskedRubric(judge) if isinstance(judge, Judge) else judge
         self.dimensions = list(dimensions or CLINICAL)
 
-    def __call__(self, text: Sequence[str], answer: Sequence[Any]) -> Tensor:
+    def __call__(self, text: Sequence[str], answer: Sequence[Any]) -> Tensor | tuple[Tensor, dict[str, float]]:
         """Score a batch.
 
         Args:
@@ -260,11 +315,12 @@ class ComparativeRubricJudge:
             answer: N reference texts.
 
         Returns:
-            (N,) in [0,1]; NaN where the judge gave no score on the scale.
+            (N,) in [0,1]; NaN where the judge gave no score on the scale. Beside it what the judge did, if it counts.
 
         Raises:
             ValueError: when the judge does not give one row of scores per text.
         """
+        counting = Counting(self.judge)
         rows = self.judge(list(text), [str(a) for a in answer], self.dimensions)
         wanted = len(self.dimensions)
         if not isinstance(rows, Tensor):
@@ -279,4 +335,5 @@ class ComparativeRubricJudge:
             rows = torch.tensor(known, dtype=torch.get_default_dtype())
         if rows.shape != (len(text), wanted):
             raise ValueError(f"the judge gave shape {tuple(rows.shape)}, want {len(text)} rows of {wanted} scores")
-        return rubric_score(rows.to(torch.get_default_dtype()))
+        scores, stats = rubric_score(rows.to(torch.get_default_dtype())), counting.stats()
+        return (scores, stats) if stats else scores
