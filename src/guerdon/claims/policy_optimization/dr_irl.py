@@ -153,11 +153,20 @@ class ScaledRewards(DynamicScale):
         return per_action(whiten(factor[:, 0] * reward, group), acted), stats
 
 
+def unopposed(reward: nn.Module, demonstrations: Any, policy: FinitePolicy, **options: Any) -> list[float]:
+    """Inverse RL against a policy that never improves on the reward."""
+    policy.rate = 0.0
+    return ml_irl(reward, demonstrations, policy, **options)
+
+
 CLAIM = Claim(
     system="dr-irl",
     run=run,
     method=Parts(DynamicScale, ml_irl),
-    mutation=Mutation("the factor multiplies the rewards, so the z-score cancels it", Parts(ScaledRewards, ml_irl)),
+    mutation=Mutation(
+        "the factor multiplies the rewards, so the z-score cancels it; rewards are learned against a policy that stays",
+        Parts(ScaledRewards, unopposed),
+    ),
     recipe="""
 rewards: [task, {name: sentence_coverage, weight: 0.0}]
 credit: [grpo, dynamic_scale]

@@ -26,7 +26,7 @@ MODES = torch.tensor([0.2, 0.15, 0.1, 0.05], dtype=torch.float64)
 PROBABILITIES = torch.tensor([1e-6, 0.01, 0.1, 0.5, 1.0], dtype=torch.float64)
 
 
-def constant(
+def plain_ratio(
     logp: Tensor,
     old_logp: Tensor,
     advantage: Tensor,
@@ -36,9 +36,8 @@ def constant(
     gamma: float = 0.5,
     max_length: int | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """RL-PLUS whose weight of external actions is a constant."""
-    logp = torch.where(external, logp.detach(), logp)
-    return rl_plus(logp, old_logp, advantage, mask, external, gamma=gamma, max_length=max_length)
+    """RL-PLUS without the uniform part of the mixture, and with the same credit for likely and unlikely actions."""
+    return rl_plus(logp, old_logp, advantage, mask, external, gamma=0.0, uniform=1e-9, max_length=max_length)
 
 
 def imitation(logp: Tensor, external: Tensor) -> Tensor:
@@ -120,7 +119,7 @@ CLAIM = Claim(
     system="rl-plus",
     run=run,
     method=rl_plus,
-    mutation=Mutation("the weight of external actions is a constant, without a gradient", constant),
+    mutation=Mutation("external actions have an unbounded ratio, and likely ones keep their credit", plain_ratio),
     recipe="""
 sampling: {prompts: 64, group_size: 7, max_new_tokens: 8, sources: [demonstrations]}
 credit: dr_grpo

@@ -6,6 +6,8 @@ logits and a value. The networks of different seeds share nothing but the code.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,13 +22,22 @@ Observe = Callable[[Tensor, Tensor], Tensor]
 
 
 class Reading(NamedTuple):
-    """What networks say of sequences: of each symbol (S,B,T) its log-probability and the value of the state before it,
-    the log-probabilities (S,B,T,A) of all symbols, and the features (S,B,T,H) of the state after it."""
+    """What networks say of sequences.
+
+    Attributes:
+        logp: (S,B,T) log-probability of each symbol.
+        values: (S,B,T) the critic's value of the state before each symbol.
+        log_probs: (S,B,T,A) log-probabilities of all symbols.
+        features: (S,B,T,H) what the policy's hidden layer makes of a sequence up to and including each symbol; no
+            gradient passes.
+        end_value: (S,B) the critic's value of whole sequences.
+    """
 
     logp: Tensor
     values: Tensor
     log_probs: Tensor
     features: Tensor
+    end_value: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,14 +76,20 @@ class Networks:
             mine.data.copy_(theirs.data)
         return twin
 
+    def only(self, index: int) -> Networks:
+        """The networks of one seed, with the same weights."""
+        one = copy.copy(self)
+        one.seeds, one.weights = [self.seeds[index]], [x.detach()[index : index + 1] for x in self.weights]
+        return one
+
     def read(self, prompt: Tensor, tokens: Tensor) -> Reading:
         """What the networks say of sequences; differentiable."""
         seen = self.task.observe(prompt, tokens)
         features = self._hidden(seen, 0)
         log_probs = self._out(features[:, :, :-1], 2).log_softmax(dim=-1)
         logp = log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-        values = self._out(self._hidden(seen[:, :, :-1], 4), 6).squeeze(-1)
-        return Reading(logp, values, log_probs, features[:, :, 1:].detach())
+        values = self._out(self._hidden(seen, 4), 6).squeeze(-1)
+        return Reading(logp, values[:, :, :-1], log_probs, features[:, :, 1:].detach(), values[:, :, -1])
 
     @torch.no_grad()
     def value_after(self, prompt: Tensor, tokens: Tensor) -> Tensor:
@@ -117,23 +134,97 @@ class Adam:
         self.inner.step()
 
 
-def progressions(modulus: int = 7, length: int = 4) -> tuple[Writing, Tensor, Tensor]:
+def progressions(modulus: int = 7, length: int = 4, *, whole: bool = False) -> tuple[Writing, Tensor, Tensor]:
     """Arithmetic progressions: for (a, b) write a + b, a + 2 b, ... modulo ``modulus``.
 
+    Args:
+        modulus, length: how many numbers there are, and how many are written.
+        whole: whether a network sees all symbols so far, or the last one alone.
+
     Returns:
-        The task; all prompts (P,2), P = modulus^2; and their answers (P,T). Before each symbol a network sees a, b, the
-        symbol before and the position.
+        The task; all prompts (P,2), P = modulus^2; and their answers (P,T). Before each symbol a network sees a, b,
+        symbols before and the position.
     """
     prompt = torch.cartesian_prod(torch.arange(modulus), torch.arange(modulus))
     answer = (prompt[:, :1] + torch.arange(1, length + 1) * prompt[:, 1:]) % modulus
+    place = torch.arange(length + 1)
+    written = (torch.arange(length) < place.unsqueeze(1)).unsqueeze(-1)
 
     def observe(prompt: Tensor, tokens: Tensor) -> Tensor:
-        places = one_hot(torch.arange(length + 1), length + 1).expand(*tokens.shape[:2], -1, -1)
+        places = one_hot(place, length + 1).expand(*tokens.shape[:2], -1, -1)
         asked = one_hot(prompt, modulus).flatten(-2).unsqueeze(-2).expand(-1, -1, length + 1, -1)
-        before = torch.nn.functional.pad(one_hot(tokens, modulus), (0, 0, 1, 0))
+        symbols = one_hot(tokens, modulus)
+        if whole:
+            before = (symbols.unsqueeze(2) * written).flatten(-2)
+        else:
+            before = torch.nn.functional.pad(symbols, (0, 0, 1, 0))
         return torch.cat([asked, before, places], dim=-1).float()
 
-    return Writing(modulus, length, 4 * modulus - modulus + length + 1, observe), prompt, answer
+    shown = length if whole else 1
+    return Writing(modulus, length, (2 + shown) * modulus + length + 1, observe), prompt, answer
+
+
+@dataclass(frozen=True)
+class Countdown:
+    """From a number to a goal in ``length`` operations, modulo ``modulus``: + 1, + 3, * 2 or * 3 each time.
+
+    A prompt is (start, goal). Before each operation a network sees the number so far, the goal and the position, as a
+    trace shows the results of its steps. Several traces are right.
+    """
+
+    modulus: int = 7
+    length: int = 4
+
+    @functools.cached_property
+    def table(self) -> Tensor:
+        """(modulus, 4) the number that each operation makes of each number."""
+        x = torch.arange(self.modulus)
+        return torch.stack([x + 1, x + 3, 2 * x, 3 * x], dim=1) % self.modulus
+
+    @functools.cached_property
+    def prompt(self) -> Tensor:
+        """(P,2) all prompts that have a right trace."""
+        return self.reachable[-1].nonzero()
+
+    @functools.cached_property
+    def traces(self) -> Tensor:
+        """(4^T, T) all traces."""
+        return torch.cartesian_prod(*[torch.arange(4)] * self.length)
+
+    @functools.cached_property
+    def reachable(self) -> Tensor:
+        """(T+1, modulus, modulus) whether ``k`` operations can lead from one number to another."""
+        known = [torch.eye(self.modulus, dtype=torch.bool)]
+        for _ in range(self.length):
+            known.append(known[-1][self.table].any(dim=1))
+        return torch.stack(known)
+
+    def numbers(self, prompt: Tensor, tokens: Tensor) -> Tensor:
+        """(...,T+1) the number before each operation of (...,T) and after the last, for prompts (...,2)."""
+        seen = [prompt[..., 0].expand(torch.broadcast_shapes(prompt.shape[:-1], tokens.shape[:-1]))]
+        for t in range(self.length):
+            seen.append(self.table[seen[-1], tokens[..., t]])
+        return torch.stack(seen, dim=-1)
+
+    def right(self, prompt: Tensor, tokens: Tensor) -> Tensor:
+        """(...) whether traces end at the goal."""
+        return self.numbers(prompt, tokens)[..., -1] == prompt[..., 1]
+
+    def hopeful(self, prompt: Tensor, tokens: Tensor) -> Tensor:
+        """(...,T+1) whether the goal can still be reached before each operation, and is after the last."""
+        left = torch.arange(self.length, -1, -1)
+        return self.reachable[left, self.numbers(prompt, tokens), prompt[..., 1:]]
+
+    def writing(self) -> Writing:
+        """The task of the networks."""
+        length, modulus = self.length, self.modulus
+
+        def observe(prompt: Tensor, tokens: Tensor) -> Tensor:
+            places = one_hot(torch.arange(length + 1), length + 1).expand(*tokens.shape[:2], -1, -1)
+            goal = one_hot(prompt[..., 1:], modulus).expand(-1, -1, length + 1, -1)
+            return torch.cat([one_hot(self.numbers(prompt, tokens), modulus), goal, places], dim=-1).float()
+
+        return Writing(4, length, 2 * modulus + length + 1, observe)
 
 
 def imitate(
