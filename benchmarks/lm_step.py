@@ -286,6 +286,7 @@ def compare(
         row["gflops"] = speed
         row["parts"] = {key: statistics.median(x) for key, x in parts.items()}
         results[name] = row
+        show(f"{name}: " + ", ".join(f"{side} {row[side]:.3f} s" for side in sides))
     return results
 
 

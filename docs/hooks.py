@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,7 +32,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Put generated tables in the place of their marks."""
-    tables = {"fields": fields_table, "recipe-keys": recipe_tables, "shipped-recipes": shipped_recipes}
+    tables = {
+        "fields": fields_table,
+        "recipe-keys": recipe_tables,
+        "shipped-recipes": shipped_recipes,
+        "attacks": attacks_table,
+    }
     for mark, build in tables.items():
         place = f"<!-- generated: {mark} -->"
         if place in markdown:
@@ -83,6 +89,29 @@ def shipped_recipes() -> str:
     """The files in ``recipes/``, as they are."""
     folder = Path(__file__).parent.parent / "recipes"
     return "\n\n".join(f"### {file.name}\n\n```yaml\n{file.read_text()}```" for file in sorted(folder.glob("*.yaml")))
+
+
+def attacks_table() -> str:
+    """What was tried against the sandbox, and what happened."""
+    record = json.loads((Path(__file__).parent / "sandbox-attacks.json").read_text())
+    rows = (
+        (
+            *(_cell(a[key]).replace("__", r"\_\_") for key in ("kind", "name", "tried")),
+            f"{_code(a['happened'])} ({_verdict(a)})",
+        )
+        for a in record["attempts"]
+    )
+    head = ("Kind", "Attempt", "What was tried", f"What happened, at level `{record['level']}`")
+    return table(head, rows)
+
+
+def _verdict(attempt: dict[str, Any]) -> str:
+    contained = "contained" if attempt["contained"] else "**not contained**"
+    return f"{contained}, {'fail' if attempt['passed'] == 0 else '**pass**'}"
+
+
+def _code(text: str) -> str:
+    return f"`` {_cell(text)} ``"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

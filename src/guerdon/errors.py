@@ -23,7 +23,7 @@ class TaskError(GuerdonError):
 
 
 class RewardError(GuerdonError):
-    """A reward that failed under the policy ``on_fault: stop``."""
+    """A reward that cannot score, as with an unusable reference, or that failed under the policy ``on_fault: stop``."""
 
 
 class CheckpointError(GuerdonError):

@@ -46,6 +46,14 @@ def test_clip_by_sign_bounds_each_sign_on_its_own():
     assert clip_by_sign(x, torch.ones(3), **bounds).tolist() == pytest.approx([0.5, 1, 2])
     assert clip_by_sign(x, -torch.ones(3), **bounds).tolist() == pytest.approx([0.8, 1, 3])
     assert torch.equal(clip_by_sign(x, -torch.ones(3), lo_pos=5.0, hi_pos=5.0), x)
+    assert clip_by_sign(x.double(), torch.ones(3), hi_pos=1.2)[2].item() == 1.2
+
+
+def test_only_what_a_bound_leaves_as_it_is_has_a_gradient():
+    x = torch.tensor([0.7, 1.0, 1.3, 0.7, 1.0, 1.3], requires_grad=True)
+    advantage = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])
+    clip_by_sign(x, advantage, hi_pos=1.2, lo_neg=0.8).sum().backward()
+    assert x.grad.tolist() == [1, 1, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("tau", [1.0, 1.05, 3.0])

@@ -24,6 +24,35 @@ def test_first_step_of_adam_is_the_sign_of_the_gradient():
     assert params["w"].grad is None
 
 
+@pytest.mark.parametrize("clip", [None, 0.5, 3.0])
+def test_steps_are_those_of_torch_on_clipped_gradients(clip):
+    params, theirs = parameters(), parameters()
+    settings = {"betas": (0.8, 0.95), "eps": 1e-5, "weight_decay": 0.1}
+    optimizer = Optimizer(params, grad_clip=clip, **settings)
+    reference = torch.optim.AdamW(theirs.values(), lr=0.1, foreach=False, **settings)
+    for _ in range(10):
+        norm = quadratic_step(params, optimizer)
+        sum((p**2).sum() for p in theirs.values()).backward()
+        wanted = nn.utils.clip_grad_norm_(theirs.values(), clip or math.inf)
+        reference.step()
+        reference.zero_grad()
+        assert norm == pytest.approx(wanted.item(), rel=1e-5)
+        assert all(torch.allclose(p, theirs[name], rtol=1e-5) for name, p in params.items())
+
+
+def test_a_parameter_without_gradient_stays_as_it_is():
+    params = parameters()
+    optimizer = Optimizer(params)
+    quadratic_step(params, optimizer)
+    before, moments = params["b"].detach().clone(), {k: v.clone() for k, v in optimizer.state_dict().items()}
+    (params["w"] ** 2).sum().backward()
+    optimizer.step(0.1)
+    assert torch.equal(params["b"], before)
+    after = optimizer.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in moments.items() if key.startswith("b/"))
+    assert after["w/step"] == 2
+
+
 def test_restored_state_continues_identically():
     params = parameters()
     optimizer = Optimizer(params, grad_clip=1.0)

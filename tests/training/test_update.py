@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from guerdon.policies.base import Evaluation
+from guerdon.policies.critic import SoftMinCritic
 from guerdon.recipe import load_recipe
 from guerdon.rollouts import Fields, make_rollouts
 from guerdon.training.optim import Optimizer
 from guerdon.training.plan import make_plan
-from guerdon.training.update import _own, update
+from guerdon.training.update import _own, _read_fields, update
 
 
 class Table:
@@ -88,6 +89,37 @@ def test_every_epoch_visits_every_row_once_in_an_order_of_its_own():
     again = Table()
     stepped(again, plan(training={"epochs": 2, "minibatches": 5}))
     assert again.calls == policy.calls
+
+
+def test_what_no_method_reads_is_left_behind_and_what_one_reads_is_there():
+    def odd(logp, group, length, dense, components):
+        """Read rewards in every form."""
+        return logp.sum()
+
+    rollouts = batch(Table())
+    rollouts.entropy = torch.ones(12, 1)
+    rollouts.reward = torch.arange(12.0)
+    rollouts.rewards["exact"] = torch.arange(12.0)
+    methods = [plan(objective=odd).objective]
+    names = {"component_names": ("exact",)}
+    kept = _read_fields(methods, rollouts)
+    for name in ("group", "length", "dense", "components", "mask", "old_logp"):
+        assert torch.equal(Fields(kept, **names)[name], Fields(rollouts, **names)[name])
+    assert torch.equal(kept.payload["action"], rollouts.payload["action"])
+    assert kept.version is None
+    plain = _read_fields([plan().objective], rollouts)
+    assert plain.rewards is None
+    assert torch.equal(plain.entropy, rollouts.entropy)  # says of trajectories without credit what is not asked again
+    assert torch.equal(plain.advantage, rollouts.advantage)
+
+
+def test_slow_critics_follow_after_every_minibatch():
+    policy = Table()
+    policy.module.critic = critic = SoftMinCritic(4, polyak=0.5)
+    bias = critic.heads.first[0].bias
+    bias.data = critic.slow_first_0_bias + 1.0
+    stepped(policy, plan(training={"epochs": 2, "minibatches": 3}))
+    assert torch.allclose(bias - critic.slow_first_0_bias, torch.full_like(bias, 0.5**6), atol=1e-6)
 
 
 def test_more_minibatches_than_rows_become_one_row_each():
@@ -200,3 +232,60 @@ def test_the_length_of_a_step_is_measured_on_the_policys_own_actions():
         seen.append(update(plan(**recipe), policy, Optimizer(policy.trainable()), rollouts, step=0, lr=0.1))
     assert seen[0]["update/step_kl"] == pytest.approx(seen[1]["update/step_kl"], rel=1e-5)
     assert seen[0]["update/step_kl"] > 0
+
+
+def silent(policy, rows=(3, 4, 5, 9)):
+    """A batch in which some trajectories have no credit, and all that is known of them."""
+    rollouts = batch(policy)
+    rollouts.advantage[list(rows)] = 0.0
+    rollouts.entropy = policy.evaluate(rollouts).entropy.detach()
+    policy.calls.clear()
+    return rollouts
+
+
+@pytest.mark.parametrize("objective", ["ppo_clip", "dapo", "gspo", "cispo", "sapo", "gmpo", "dispo", "reinforce"])
+@pytest.mark.parametrize("updates", [1, 3])
+def test_trajectories_without_credit_are_skipped_and_nothing_changes(objective, updates, monkeypatch):
+    from guerdon.training import update as module
+
+    settings = {"objective": objective, "training": {"epochs": updates}}
+    moved, stats = [], []
+    for skipping in (True, False):
+        policy = Table()
+        rollouts = silent(policy)
+        if not skipping:
+            monkeypatch.setattr(module, "learns_from_credit_alone", lambda plan: False)
+        optimizer = Optimizer(policy.trainable())
+        stats.append(update(plan(**settings), policy, optimizer, rollouts, step=0, lr=0.1))
+        assert policy.calls == [[0, 1, 2, 6, 7, 8, 10, 11] if skipping else list(range(12))] * updates
+        moved.append(policy.logits.detach().clone())
+    assert torch.allclose(moved[0], moved[1], atol=1e-7)
+    assert stats[0]["update/grad_norm"] == pytest.approx(stats[1]["update/grad_norm"], abs=1e-7)
+    assert stats[0]["update/loss"] == pytest.approx(stats[1]["update/loss"], abs=1e-7)
+
+
+def test_without_any_credit_the_gradient_is_zero_and_not_missing():
+    policy = Table()
+    rollouts = silent(policy, range(12))
+    optimizer = Optimizer(policy.trainable())
+    stepped_before = batch(policy)
+    stepped_before.entropy = torch.zeros(12, 1)
+    update(plan(), policy, optimizer, stepped_before, step=0, lr=0.1)
+    policy.calls.clear()
+    before = policy.logits.detach().clone()
+    stats = update(plan(), policy, optimizer, rollouts, step=1, lr=0.1)
+    assert policy.calls == [[0]]
+    assert stats["update/grad_norm"] == 0.0
+    assert not torch.equal(policy.logits, before)  # momentum goes on, as with any gradient that is 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"terms": [{"name": "kl", "beta": 0.1}]}, {"terms": [{"name": "entropy", "beta": 0.1}]}, {"objective": "kl_cov"}],
+)
+def test_whoever_learns_from_more_than_credit_sees_all(settings):
+    policy = Table()
+    rollouts = silent(policy)
+    rollouts.ref_logp = rollouts.old_logp.clone()
+    update(plan(**settings), policy, Optimizer(policy.trainable()), rollouts, step=0, lr=0.1)
+    assert policy.calls == [list(range(12))]

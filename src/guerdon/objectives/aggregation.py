@@ -52,10 +52,10 @@ def aggregate(
                 "set it to the largest number of actions a trajectory can have, or use 'token_mean'"
             )
         return x.sum() / (max(len(x), 1) * max_length)
-    length = mask.sum(dim=1)
     if mode == "seq_mean":
+        length = mask.sum(dim=1)
         return (x.sum(dim=1) / length.clamp(min=1)).sum() / (length > 0).sum().clamp(min=1)
-    return x.sum() / length.sum().clamp(min=1)
+    return x.sum() / mask.sum().clamp(min=1)
 
 
 def token_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from guerdon.objectives.ratio import importance_ratio
 from guerdon.registry import register
 
 
-@register("objective", paper="Karaman et al. 2026, arXiv 2602.00983")
+@register("objective", paper="Karaman et al. 2026, arXiv 2602.00983", credit_only=True)
 def dispo(
     logp: Tensor,
     old_logp: Tensor,
@@ -63,7 +63,7 @@ def dispo(
     )
 
 
-@register("objective", paper="Zhang et al. 2025, arXiv 2505.02835")
+@register("objective", paper="Zhang et al. 2025, arXiv 2505.02835", credit_only=True)
 def stable_reinforce(
     logp: Tensor,
     old_logp: Tensor,
@@ -107,7 +107,7 @@ def stable_reinforce(
     )
 
 
-@register("objective", paper="Dong et al. 2025, arXiv 2508.00222")
+@register("objective", paper="Dong et al. 2025, arXiv 2508.00222", credit_only=True)
 def rl_plus(
     logp: Tensor,
     old_logp: Tensor,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from guerdon.objectives import aggregation
-from guerdon.objectives.aggregation import Aggregation, same_shape, token_mean
+from guerdon.objectives.aggregation import Aggregation, same_shape
 from guerdon.objectives.ratio import MAX_LOG_RATIO, Level, clip_by_sign, log_ratio, pool, sigmoid_gate
 from guerdon.registry import register
 
@@ -96,14 +96,15 @@ def surrogate(
     if weight is not None:
         gain = gain * weight.detach().masked_fill(~mask, 0.0)
     credited = advantage != 0
-    loss = -aggregation.aggregate(gain, mask, aggregate, max_length=max_length, useful=credited.any(dim=1))
+    useful = credited.any(dim=1) if aggregate == "valid_token_mean" else None
+    loss = -aggregation.aggregate(gain, mask, aggregate, max_length=max_length, useful=useful)
     with torch.no_grad():
-        shares = [ratio, (cut & credited).to(ratio.dtype), per_token.expm1() - per_token]
-        values = torch.stack([token_mean(x, mask) for x in shares]).tolist()
+        shares = torch.stack([ratio, (cut & credited).to(ratio.dtype), per_token.expm1() - per_token])
+        values = (shares.masked_fill(~mask, 0.0).sum(dim=(1, 2)) / mask.sum().clamp(min=1)).tolist()
     return loss, dict(zip(("ratio", "clip_fraction", "approx_kl"), values, strict=True))
 
 
-@register("objective", paper="Schulman et al. 2017, arXiv 1707.06347")
+@register("objective", paper="Schulman et al. 2017, arXiv 1707.06347", credit_only=True)
 def ppo_clip(
     logp: Tensor,
     old_logp: Tensor,
@@ -148,7 +149,7 @@ def ppo_clip(
     )
 
 
-@register("objective", paper="Yu et al. 2025, arXiv 2503.14476")
+@register("objective", paper="Yu et al. 2025, arXiv 2503.14476", credit_only=True)
 def dapo(
     logp: Tensor,
     old_logp: Tensor,
@@ -176,7 +177,7 @@ def dapo(
     )
 
 
-@register("objective", paper="Zheng et al. 2025, arXiv 2507.18071")
+@register("objective", paper="Zheng et al. 2025, arXiv 2507.18071", credit_only=True)
 def gspo(
     logp: Tensor,
     old_logp: Tensor,
@@ -215,7 +216,7 @@ def gspo(
     )
 
 
-@register("objective", paper="Zheng et al. 2025, arXiv 2507.18071")
+@register("objective", paper="Zheng et al. 2025, arXiv 2507.18071", credit_only=True)
 def gspo_token(
     logp: Tensor,
     old_logp: Tensor,
@@ -246,7 +247,7 @@ def gspo_token(
     )
 
 
-@register("objective", paper="MiniMax 2025, arXiv 2506.13585")
+@register("objective", paper="MiniMax 2025, arXiv 2506.13585", credit_only=True)
 def cispo(
     logp: Tensor,
     old_logp: Tensor,
@@ -291,7 +292,7 @@ def cispo(
     )
 
 
-@register("objective", paper="Gao et al. 2025, arXiv 2511.20347")
+@register("objective", paper="Gao et al. 2025, arXiv 2511.20347", credit_only=True)
 def sapo(
     logp: Tensor,
     old_logp: Tensor,
@@ -330,7 +331,7 @@ def sapo(
     )
 
 
-@register("objective", paper="Zhao et al. 2025, arXiv 2507.20673")
+@register("objective", paper="Zhao et al. 2025, arXiv 2507.20673", credit_only=True)
 def gmpo(
     logp: Tensor,
     old_logp: Tensor,
@@ -369,7 +370,7 @@ def gmpo(
     )
 
 
-@register("objective", paper="Williams 1992")
+@register("objective", paper="Williams 1992", credit_only=True)
 def reinforce(
     logp: Tensor,
     advantage: Tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -23,8 +24,7 @@ def log_ratio(logp: Tensor, old_logp: Tensor, mask: Tensor, *, bound: float = MA
     Returns:
         (N,T).
     """
-    off = ~mask.bool()
-    return (logp.masked_fill(off, 0.0) - old_logp.detach().masked_fill(off, 0.0)).clamp(-bound, bound)
+    return (logp - old_logp.detach()).masked_fill(~mask.bool(), 0.0).clamp(-bound, bound)
 
 
 def importance_ratio(logp: Tensor, old_logp: Tensor, mask: Tensor, level: Level = "token") -> Tensor:
@@ -78,7 +78,9 @@ def clip_by_sign(
     Returns:
         (N,T); no gradient flows where ``x`` lies outside.
     """
-    return torch.where(advantage > 0, _clamp(x, lo_pos, hi_pos), _clamp(x, lo_neg, hi_neg))
+    positive = advantage > 0
+    low, high = _by_sign(x, positive, lo_pos, lo_neg, -math.inf), _by_sign(x, positive, hi_pos, hi_neg, math.inf)
+    return x if low is None and high is None else x.clamp(low, high)
 
 
 def sigmoid_gate(ratio: Tensor, advantage: Tensor, tau_pos: float = 1.0, tau_neg: float = 1.05) -> Tensor:
@@ -97,5 +99,9 @@ def sigmoid_gate(ratio: Tensor, advantage: Tensor, tau_pos: float = 1.0, tau_neg
     return 4.0 / tau * torch.sigmoid(tau * (ratio - 1.0))
 
 
-def _clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:
-    return x if low is None and high is None else x.clamp(low, high)
+def _by_sign(x: Tensor, positive: Tensor, pos: float | None, neg: float | None, absent: float) -> Tensor | None:
+    """The bound of each number of ``x``; None where neither sign has one."""
+    if pos is None and neg is None:
+        return None
+    bounds = torch.full_like(x, absent if neg is None else neg)
+    return bounds.masked_fill_(positive, absent if pos is None else pos)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import huber_loss
+from torch.nn.functional import huber_loss, mse_loss
 
 from guerdon.objectives import aggregation
 from guerdon.objectives.aggregation import TermAggregation, same_shape
@@ -47,13 +47,14 @@ def value(
     Source: Schulman et al. 2017, arXiv 1707.06347.
     """
     same_shape(mask, value_prediction=value_prediction, values=values, returns=returns)
-    off = ~mask.bool()
-    prediction, old, target = (x.masked_fill(off, 0.0) for x in (value_prediction, values.detach(), returns.detach()))
-    error = (prediction - target) ** 2
+    mask = mask.bool()
+    prediction, old, target = (x.masked_fill(~mask, 0.0) for x in (value_prediction, values.detach(), returns.detach()))
+    error = mse_loss(prediction, target, reduction="none")
     if clip is not None:
-        error = torch.maximum(error, (old + (prediction - old).clamp(-clip, clip) - target) ** 2)
-    loss = coef * aggregation.aggregate(error / 2, mask, aggregate, max_length=max_length)
-    return loss, {"explained_variance": explained_variance(old[~off], target[~off])}
+        near = old + (prediction - old).clamp(-clip, clip)
+        error = torch.maximum(error, mse_loss(near, target, reduction="none"))
+    loss = coef / 2 * aggregation.aggregate(error, mask, aggregate, max_length=max_length)
+    return loss, {"explained_variance": explained_variance(old[mask], target[mask])}
 
 
 @register("term", paper="Maity 2026, arXiv 2602.04651")
@@ -91,17 +92,17 @@ def huber_value(
     Source: Maity 2026, arXiv 2602.04651.
     """
     same_shape(mask, value_prediction=value_prediction, values=values, returns=returns)
-    off = ~mask.bool()
-    prediction, old, target = (x.masked_fill(off, 0.0) for x in (value_prediction, values.detach(), returns.detach()))
+    mask = mask.bool()
+    prediction, old, target = (x.masked_fill(~mask, 0.0) for x in (value_prediction, values.detach(), returns.detach()))
     near = old + (prediction - old).clamp(-clip, clip)
     halves = [huber_loss(x, target, reduction="none", delta=delta) for x in (prediction, near)]
     loss = coef * aggregation.aggregate((halves[0] + halves[1]) / 2, mask, aggregate, max_length=max_length)
-    return loss, {"explained_variance": explained_variance(old[~off], target[~off])}
+    return loss, {"explained_variance": explained_variance(old[mask], target[mask])}
 
 
 def explained_variance(prediction: Tensor, target: Tensor) -> float:
     """Share of the target's variance that the prediction explains; nan where the target does not vary."""
     if len(target) == 0:
         return float("nan")
-    total = target.var(correction=0)
-    return (1 - (target - prediction).var(correction=0) / total).item() if total > 0 else float("nan")
+    total, left = torch.stack([target, target - prediction]).var(dim=1, correction=0).tolist()
+    return 1 - left / total if total > 0 else float("nan")

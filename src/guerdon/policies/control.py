@@ -336,7 +336,7 @@ class ControlPolicy(Policy):
         log_std = self.network.log_std
         if log_std is None:
             logps = output.log_softmax(dim=1)
-            logp = logps.gather(1, action.unsqueeze(1)).squeeze(1)
+            logp = -F.nll_loss(logps, action, reduction="none")
             entropy = -(logps.exp() * logps).sum(dim=1)
         else:
             deviation = (action - output) * (-log_std).exp()

@@ -81,14 +81,14 @@ def _slow(name: str) -> str:
 
 def follow(module: nn.Module) -> None:
     """Move the slow copies of all critics in ``module`` towards their heads; to be called after every update."""
-    for critic in _critics(module):
+    for critic in soft_critics(module):
         critic.follow()
 
 
 @contextmanager
 def slow_critics(module: nn.Module) -> Iterator[None]:
     """Read the slow copies of all critics in ``module`` inside the block; other critics stay as they are."""
-    critics = _critics(module)
+    critics = soft_critics(module)
     for critic in critics:
         critic.reads_slow = True
     try:
@@ -98,5 +98,6 @@ def slow_critics(module: nn.Module) -> Iterator[None]:
             critic.reads_slow = False
 
 
-def _critics(module: nn.Module) -> list[SoftMinCritic]:
+def soft_critics(module: nn.Module) -> list[SoftMinCritic]:
+    """All critics in ``module`` that have a slow copy."""
     return [part for part in module.modules() if isinstance(part, SoftMinCritic)]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from guerdon.rewards.extract import fenced_blocks
 from guerdon.rewards.forms import Score, reward
 from guerdon.sandbox.limits import MIB, Limits
 from guerdon.sandbox.pool import Sandbox, shared_sandbox
 from guerdon.sandbox.problem_tests import Test, read_tests
 from guerdon.sandbox.verdict import TestResult, run_tests
 
-_BLOCK = re.compile(
-    r"^[ \t]*(`{3,}|~{3,})[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
-)
 _LANGUAGES = frozenset({"python", "python3", "py", "py3"})
 
 Positive = Annotated[float, Field(gt=0)]
@@ -144,7 +141,7 @@ def python_code(text: str, *, block: Literal["last", "first"] = "last") -> str:
         text: what the policy wrote.
         block: which one, where there are several.
     """
-    fenced = [(match[2].lower(), match[3]) for match in _BLOCK.finditer(text)]
+    fenced = fenced_blocks(text)
     if not fenced:
         return text
     marked = [code for language, code in fenced if language in _LANGUAGES]

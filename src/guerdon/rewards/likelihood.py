@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from guerdon.objectives.aggregation import same_shape
 from guerdon.registry import register
 from guerdon.rewards.base import batched, reward
 from guerdon.rollouts import at_last_action
@@ -93,6 +92,8 @@ def rto_token_reward(
 
     Source: Zhong et al. 2024, arXiv 2404.18922.
     """
+    from guerdon.objectives.aggregation import same_shape  # objectives know credits, and a credit knows this module
+
     same_shape(mask, anchor_logp=anchor_logp, ref_logp=ref_logp, old_logp=old_logp)
     mask = mask.bool()
     liked = beta_anchor * (anchor_logp - ref_logp)

@@ -43,19 +43,23 @@ def decode(reply: Any) -> Any:
         return [decode(item) for item in reply]
     if not isinstance(reply, dict):
         return reply
-    if "score" in reply:
-        value, valid, detail = reply["score"]
-        return Score(decode(value), valid, detail)
-    if "pair" in reply:
-        return decode(reply["pair"][0]), reply["pair"][1]
-    if "array" in reply:
-        import numpy as np
+    ((kind, content),) = [(key, x) for key, x in reply.items() if key != "shape"]
+    return _DECODERS[kind](content, reply)
 
-        return np.array(reply["array"]).reshape(reply["shape"])
-    if "failure" in reply:
-        kind, message = reply["failure"]
-        return Reply(kind=kind, message=message)
-    return Unusable(reply["unusable"])
+
+def _array(content: list[Any], reply: Mapping[str, Any]) -> Any:
+    import numpy as np
+
+    return np.array(content).reshape(reply["shape"])
+
+
+_DECODERS = {
+    "score": lambda x, _: Score(decode(x[0]), x[1], x[2]),
+    "pair": lambda x, _: (decode(x[0]), x[1]),
+    "array": _array,
+    "failure": lambda x, _: Reply(kind=x[0], message=x[1]),
+    "unusable": lambda x, _: Unusable(x),
+}
 
 
 def as_score(result: Any) -> Any:

@@ -29,7 +29,9 @@ def collect(run: Run, starts: Starts, step: int, scorer: Scorer | None = None) -
         step: the training step.
         scorer: is given trajectories as they end, while others are still being written, if it can begin to score them.
     """
-    early: dict[str, Any] = {"ended": scorer.submit} if scorer is not None and scorer.eager and run.policy.hands_over else {}
+    early: dict[str, Any] = {}
+    if scorer is not None and scorer.eager and run.policy.hands_over:
+        early["ended"] = scorer.submit
     rollouts = run.policy.sample(starts, run.sampling, seed=derive(run.recipe.seed, step, "sample"), **early)
     return _joined(run, rollouts, starts, step, "sampling")
 

@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim.adamw import adamw
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -76,34 +78,62 @@ class Optimizer:
     ) -> None:
         self.parameters = dict(parameters)
         self.grad_clip = grad_clip
-        self.inner = torch.optim.AdamW(
-            list(self.parameters.values()), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
-        )
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.state: dict[str, dict[str, Tensor]] = {}
 
+    @torch.no_grad()
     def step(self, lr: float) -> float:
         """Clip, update at ``lr``, clear gradients; return the gradient norm before clipping.
 
         A gradient that is not finite changes nothing.
         """
-        limit = self.grad_clip if self.grad_clip is not None else math.inf
-        norm = float(nn.utils.clip_grad_norm_(list(self.parameters.values()), limit))
+        trained = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        gradients = [p.grad for p in trained.values() if p.grad is not None]
+        total = get_total_norm(gradients)
+        norm = total.item()
         if math.isfinite(norm):
-            for group in self.inner.param_groups:
-                group["lr"] = lr
-            self.inner.step()
-        self.inner.zero_grad(set_to_none=True)
+            states = [self.state.get(name) or self._begin(name) for name in trained]
+            divisor = total / self.grad_clip if self.grad_clip is not None and norm > self.grad_clip else None
+            # The class torch.optim.AdamW takes longer to call this than a small network takes to be updated.
+            adamw(
+                list(trained.values()),
+                gradients,
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                fused=True,
+                grad_scale=divisor,
+                amsgrad=False,
+                maximize=False,
+                lr=lr,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+            )
+        for p in trained.values():
+            p.grad = None
         return norm
+
+    def _begin(self, name: str) -> dict[str, Tensor]:
+        p = self.parameters[name]
+        self.state[name] = {
+            "step": torch.zeros((), dtype=torch.float32, device=p.device),
+            "exp_avg": torch.zeros_like(p),
+            "exp_avg_sq": torch.zeros_like(p),
+        }
+        return self.state[name]
 
     def forget(self) -> None:
         """Clear all moments."""
-        self.inner.state.clear()
+        self.state.clear()
 
     def moments(self) -> Iterator[tuple[str, Tensor]]:
         """First and second moments."""
-        for name, p in self.parameters.items():
-            for key, value in self.inner.state.get(p, {}).items():
-                if key != "step":
-                    yield name, value
+        for name, state in self.state.items():
+            for key in ("exp_avg", "exp_avg_sq"):
+                yield name, state[key]
 
     def settled(self) -> AbstractContextManager[None]:
         """Nothing to do: the weights are always what training has arrived at."""
@@ -115,14 +145,11 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moments and counts as ``PARAMETER/KEY`` tensors."""
-        state: dict[str, Tensor] = {}
-        for name, p in self.parameters.items():
-            state |= {f"{name}/{key}": value for key, value in self.inner.state.get(p, {}).items()}
-        return state
+        return {f"{name}/{key}": value for name, state in self.state.items() for key, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave."""
-        self.inner.state.clear()
+        self.state.clear()
         for key, value in state.items():
             name, _, slot = key.rpartition("/")
-            self.inner.state[self.parameters[name]][slot] = value.clone()
+            self.state.setdefault(name, {})[slot] = value.clone()

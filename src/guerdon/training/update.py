@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -9,13 +11,15 @@ import torch
 from torch import Tensor
 
 from guerdon.policies.base import Evaluation, Policy
-from guerdon.policies.critic import follow
+from guerdon.policies.critic import soft_critics
 from guerdon.registry import Bound
 from guerdon.rollouts import Fields, Rollouts
 from guerdon.seeding import derive, torch_generator
 from guerdon.training.optim import Updates
-from guerdon.training.plan import Plan, reads_external
+from guerdon.training.plan import Plan, learns_from_credit_alone, reads_external
 from guerdon.training.preview import shorten, weights_of
+
+FROM_REWARDS = frozenset({"components", "component_names", "dense", "turn_reward"})
 
 
 def update(
@@ -23,19 +27,20 @@ def update(
 ) -> dict[str, float]:
     """Take the recipe's epochs of minibatch steps on one batch; return the mean of every stat.
 
-    With a single update per batch the policy has not moved since it sampled, so the ratio is exactly 1 and
-    ``old_logp`` is the detached ``logp``.
+    With a single update of a batch that was sampled just now the policy has not moved since, so the ratio is exactly 1
+    and ``old_logp`` is the detached ``logp``.
     """
     training, seed = plan.recipe.training, plan.recipe.seed
+    methods, critics = [plan.objective, *plan.terms], soft_critics(policy.module)
     if training.minibatch_by == "action":
-        rollouts = policy.flatten(rollouts)  # type: ignore[attr-defined]  # the plan has checked that it exists
-    single = training.epochs * training.minibatches == 1
+        flat = policy.flatten(rollouts)  # type: ignore[attr-defined]  # the plan has checked that it exists
+        rollouts = _read_fields(methods, flat)
+    single = training.epochs * training.minibatches == 1 and training.mode == "sync"
     torch.manual_seed(derive(seed, step, "update"))  # dropout, where a policy has any
     collected: dict[str, list[float]] = defaultdict(list)
     for epoch in range(training.epochs):
         generator = torch_generator(seed, step, "order", epoch)
-        for rows in _minibatches(rollouts, training.minibatches, generator):
-            batch = rollouts[rows]
+        for batch in _minibatches(rollouts, training.minibatches, generator):
             evaluation, exact = _evaluate(plan, policy, batch)
             fields = Fields(
                 batch,
@@ -46,18 +51,29 @@ def update(
                 step=step,
                 **exact,
             )
-            total, stats = _loss([plan.objective, *plan.terms], fields)
+            total, stats = _loss(methods, fields)
             total.backward()
             before = weights_of(policy) if training.max_step_kl is not None else {}
             stats["grad_norm"] = optimizer.step(lr)
             if training.max_step_kl is not None:
                 own = _own(fields)
                 stats |= shorten(policy, before, own.rollouts, own["logp"], limit=training.max_step_kl)
-            follow(policy.module)
-            stats["loss"] = float(total.detach())
+            for critic in critics:
+                critic.follow()
+            stats["loss"] = total.item()
             for key, value in stats.items():
                 collected[key].append(value)
     return {f"update/{key}": sum(values) / len(values) for key, values in collected.items()} | {"update/lr": lr}
+
+
+def _read_fields(methods: list[Bound], rollouts: Rollouts) -> Rollouts:
+    """The batch without the fields that neither a method nor the policy reads, which need not be shuffled."""
+    read = {name for bound in methods for name in (*bound.method.requires, *bound.method.optional)}
+    if read & FROM_REWARDS:
+        read |= {"rewards", "components", "reward", "dense", "turn"}
+    return rollouts.select(
+        "mask", "old_logp", "entropy", "payload", *read & Rollouts.__annotations__.keys(), strict=False
+    )
 
 
 def _loss(methods: list[Bound], fields: Fields) -> tuple[Tensor, dict[str, float]]:
@@ -65,7 +81,7 @@ def _loss(methods: list[Bound], fields: Fields) -> tuple[Tensor, dict[str, float
 
     A method that does not name ``external`` sees the policy's own actions only, and is left out where there are none.
     """
-    total: Tensor | float = 0.0
+    losses: list[Tensor] = []
     stats: dict[str, float] = {}
     own = _own(fields)
     for method in methods:
@@ -73,18 +89,21 @@ def _loss(methods: list[Bound], fields: Fields) -> tuple[Tensor, dict[str, float
         if not len(seen.rollouts):
             continue
         outcome = method(seen)
-        total = total + outcome.fields["loss"]
+        losses.append(outcome.fields["loss"])
         stats |= {f"{method.name}/{key}": float(value) for key, value in outcome.stats.items()}
         if len(methods) > 1:
-            stats[f"{method.name}/loss"] = float(outcome.fields["loss"].detach())
-    assert isinstance(total, Tensor)
-    return total, stats
+            stats[f"{method.name}/loss"] = losses[-1].item()
+    return functools.reduce(operator.add, losses), stats
 
 
 def _evaluate(plan: Plan, policy: Policy, batch: Rollouts) -> tuple[Evaluation, dict[str, Tensor]]:
-    """What the policy says of a batch now, and its divergence from the reference if some method wants it exactly."""
+    """What the policy says of a batch now, and its divergence from the reference if some method wants it exactly.
+
+    Trajectories that can add nothing to the gradient are left out; what was known of them stands for what is not asked.
+    """
     if "ref_kl" not in plan.needs:
-        return policy.evaluate(batch), {}
+        live = _live(plan, batch)
+        return (policy.evaluate(batch) if live is None else _among(batch, policy.evaluate(batch[live]), live)), {}
     with torch.no_grad(), policy.using("ref"):
         reference = policy.evaluate(batch, logits=True).logits
     evaluation = policy.evaluate(batch, logits=True)
@@ -93,6 +112,32 @@ def _evaluate(plan: Plan, policy: Policy, batch: Rollouts) -> tuple[Evaluation, 
     now = evaluation.logits.log_softmax(dim=-1)
     divergence = (now.exp() * (now - reference.log_softmax(dim=-1))).sum(dim=-1)
     return evaluation, {"ref_kl": divergence.masked_fill(~batch.mask, 0.0)}
+
+
+def _live(plan: Plan, batch: Rollouts) -> Tensor | None:
+    """The trajectories that can add to the gradient, at least one; None if that is all of them.
+
+    Without any the gradient is still 0 and not missing, which an optimiser with momentum tells apart.
+    """
+    if not learns_from_credit_alone(plan) or batch.advantage is None or batch.entropy is None or not len(batch):
+        return None
+    credited = ((batch.advantage != 0) & batch.mask).any(dim=1)
+    if bool(credited.all()):
+        return None
+    credited[0] |= not bool(credited.any())
+    return credited.nonzero().flatten()
+
+
+def _among(batch: Rollouts, seen: Evaluation, rows: Tensor) -> Evaluation:
+    """An evaluation of some rows, among what is known of the others."""
+    assert batch.entropy is not None
+    logp, entropy = (
+        known.index_copy(0, rows, now) for known, now in ((batch.old_logp, seen.logp), (batch.entropy, seen.entropy))
+    )
+    value = seen.value_prediction
+    if value is not None:
+        value = value.new_zeros(batch.mask.shape).index_copy(0, rows, value)
+    return Evaluation(logp, entropy, value)
 
 
 def _old_logp(batch: Rollouts, logp: Tensor) -> Tensor:
@@ -113,17 +158,18 @@ def _own(fields: Fields) -> Fields:
     return Fields(kept, **extra)
 
 
-def _minibatches(rollouts: Rollouts, parts: int, generator: torch.Generator) -> Iterator[Tensor]:
+def _minibatches(rollouts: Rollouts, parts: int, generator: torch.Generator) -> Iterator[Rollouts]:
     """Random disjoint parts of near-equal size that together cover all rows; fewer where rows are few.
 
     Rows with external actions are spread evenly over the parts, so that each holds some of the policy's own.
     """
     if parts == 1:
-        yield torch.arange(len(rollouts))
+        yield rollouts
         return
     foreign = rollouts.mask.new_zeros(len(rollouts)) if rollouts.external is None else rollouts.external.any(dim=1)
     kinds = [rows for rows in ((~foreign).nonzero().flatten(), foreign.nonzero().flatten()) if len(rows)]
     parts = min(parts, len(kinds[0]))
     shuffled = [rows[torch.randperm(len(rows), generator=generator)].tensor_split(parts) for rows in kinds]
-    for pieces in zip(*shuffled, strict=True):
-        yield torch.cat(pieces)
+    minibatches = [torch.cat(pieces) for pieces in zip(*shuffled, strict=True)]
+    # Selected once and split into views: every selection of a batch costs as much as some of a small network's layers.
+    yield from rollouts[torch.cat(minibatches)].split([len(rows) for rows in minibatches])

@@ -5,7 +5,8 @@ Prompts share weights. On eight hard ones, the only ones trained for reward, fou
 known ones have the same right answers; eight others have four that are wrong on the hard ones, and without a divergence
 these are half forgotten. Not reproduced: reverse KL on own answers (``k2``, whose gradient is that of the reverse KL)
 keeps modes here, where the source finds none kept. In a table it has to: what earns most under it is the reference
-with all right answers raised alike.
+with all right answers raised alike. The baseline as released (``k3`` at 0.01) keeps some too: entropy 0.135 against
+0.050 without a divergence, on seeds 100 to 109.
 """
 
 from __future__ import annotations
