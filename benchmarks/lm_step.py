@@ -48,6 +48,7 @@ SHAPES = {
     "skew": Shape(8, 8, 6, 96, stops=True),
 }
 MEMORY = Shape(8, 8, 64, 64)
+REST = 0.5  # seconds between turns: threads of the side before go on spinning for a while
 LLAMA = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 8}
 SMOLLM2 = {
     "hidden_size": 576,
@@ -270,6 +271,7 @@ def compare(
             for turn in range(rounds + 2):
                 speed = max(speed, gflops())
                 for side, worker in workers.items():
+                    time.sleep(REST)
                     numbers = worker.step()
                     if turn >= 2:
                         seen[side].append(numbers["seconds"])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from guerdon.engine.decoding import decoder
+from guerdon.engine.decoding import decoder, weights_by_column
 from guerdon.engine.filters import draw, keep_likely
 from guerdon.engine.noise import RowUniforms
 from guerdon.engine.reading import LanguageModel
@@ -160,23 +160,24 @@ def generate(
     if not len(active):
         return out
     uniforms = RowUniforms(seed, range(n) if rows is None else rows)
-    writing = decoder(model, [prefixes[row] for row in active.tolist()], capacity=width, pad=pad)
-    alive = torch.ones(len(active), dtype=torch.bool)
-    for position in range(width):
-        drawn = _write(model, writing.states, options, uniforms, out, position, active, alive)
-        stopped = alive & _stopped(drawn, out.tokens, active, position, options, decode)
-        out.finished[active[stopped]] = True
-        spent = stopped | (alive & (budget[active] == position + 1))
-        alive &= ~spent
-        if ended is not None and bool(spent.any()):
-            ended(active[spent], out)
-        if not bool(alive.any()):
-            break
-        if compact and not bool(alive.all()):
-            order = writing.keep(alive.nonzero().flatten())
-            active, drawn = active[order], drawn[order]
-            alive = torch.ones(len(active), dtype=torch.bool)
-        writing.step(drawn)
+    with weights_by_column(model):
+        writing = decoder(model, [prefixes[row] for row in active.tolist()], capacity=width, pad=pad)
+        alive = torch.ones(len(active), dtype=torch.bool)
+        for position in range(width):
+            drawn = _write(model, writing.states, options, uniforms, out, position, active, alive)
+            stopped = alive & _stopped(drawn, out.tokens, active, position, options, decode)
+            out.finished[active[stopped]] = True
+            spent = stopped | (alive & (budget[active] == position + 1))
+            alive &= ~spent
+            if ended is not None and bool(spent.any()):
+                ended(active[spent], out)
+            if not bool(alive.any()):
+                break
+            if compact and not bool(alive.all()):
+                order = writing.keep(alive.nonzero().flatten())
+                active, drawn = active[order], drawn[order]
+                alive = torch.ones(len(active), dtype=torch.bool)
+            writing.step(drawn)
     return out.narrow(int(out.mask.any(dim=0).sum()))
 
 
