@@ -19,6 +19,7 @@ from guerdon.errors import RecipeError
 from guerdon.objectives.entropy import categorical_entropy
 from guerdon.policies.base import Evaluation, Policy, SamplingOptions
 from guerdon.policies.critic import SoftMinCritic
+from guerdon.policies.rows import Placer, before_actions, present_tokens, right_pad
 from guerdon.rollouts import Rollouts, make_rollouts, pad_actions
 from guerdon.tasks.base import Problem, Starts
 
@@ -155,7 +156,7 @@ class LanguagePolicy(Policy):
         parent, kept = torch.tensor(list(rows)), torch.tensor(list(at))
         of = rollouts[parent]
         assert of.tokens is not None
-        prompts = _present(of.payload["prompt_tokens"], of.payload["attention"])
+        prompts = present_tokens(of.payload["prompt_tokens"], of.payload["attention"])
         shared = [tokens[:n].tolist() for tokens, n in zip(of.tokens, at, strict=True)]
         out = self._write(
             [[*prompt, *begun] for prompt, begun in zip(prompts, shared, strict=True)],
@@ -204,7 +205,7 @@ class LanguagePolicy(Policy):
             self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[misc]
             for text in continuations
         ]
-        tokens, mask = _right_pad(written, self.pad)
+        tokens, mask = right_pad(written, self.pad)
         before = torch.tensor(prompt).expand(len(written), -1)
         ids = torch.cat([before, tokens], dim=1)
         attention = torch.cat([torch.ones_like(before, dtype=torch.bool), mask], dim=1)
@@ -222,8 +223,8 @@ class LanguagePolicy(Policy):
         attention = rollouts.payload["attention"]
         acted = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), mask], dim=1)
         ids = torch.cat([prompt, rollouts.tokens], dim=1)
-        states = read(self.model, ids, attention, _before(acted, attention), max_tokens=self.max_tokens)
-        tokens, place = rollouts.tokens[mask], _Placer(mask)
+        states = read(self.model, ids, attention, before_actions(acted, attention), max_tokens=self.max_tokens)
+        tokens, place = rollouts.tokens[mask], Placer(mask)
         temperature = rollouts.payload["temperature"][mask.nonzero()[:, 0]]
         scores = None
         if logits:
@@ -248,7 +249,7 @@ class LanguagePolicy(Policy):
         acted = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), rollouts.mask], dim=1)
         ids = torch.cat([prompt, rollouts.tokens], dim=1)
         states = read(self.model, ids, rollouts.payload["attention"], acted, max_tokens=self.max_tokens)
-        return _Placer(rollouts.mask)(states.float())
+        return Placer(rollouts.mask)(states.float())
 
     def prompt_logp(self, rollouts: Rollouts) -> Tensor:
         """Log-probability (N,P) of each prompt token given those before it, at temperature 1; nan where there is none.
@@ -301,7 +302,7 @@ class LanguagePolicy(Policy):
             logp: log-probability of each token under whoever wrote it; by default the present policy's.
         """
         prompts = self._encoded([problem.prompt for problem in starts.problems])
-        tokens, mask = _right_pad(actions, self.pad)
+        tokens, mask = right_pad(actions, self.pad)
         ended = torch.tensor([answer[-1] in self.stop_tokens() for answer in actions])
         known = torch.zeros(mask.shape)
         if logp is not None:
@@ -331,7 +332,7 @@ class LanguagePolicy(Policy):
             prompt = self.encode_prompt(problem.prompt)
             starts.append(len(prompt))
             sequences.append(prompt + self.encode_answer(str(problem.answer)))
-        ids, attention = _right_pad(sequences, self.pad)
+        ids, attention = right_pad(sequences, self.pad)
         at = attention & (torch.arange(ids.shape[1]) >= torch.tensor(starts).unsqueeze(1) - 1)
         at &= torch.arange(ids.shape[1]) < attention.sum(dim=1, keepdim=True) - 1
         self.module.train()
@@ -416,40 +417,6 @@ def _critic(width: int, kind: bool | Literal["soft_min"]) -> nn.Module | None:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
-
-
-class _Placer:
-    """Puts numbers of acted positions back into (N,T), zero elsewhere."""
-
-    def __init__(self, mask: Tensor) -> None:
-        self.mask, self.where = mask, mask.nonzero(as_tuple=True)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x.new_zeros(*self.mask.shape, *x.shape[1:]).index_put(self.where, x)
-
-
-def _before(acted: Tensor, attention: Tensor) -> Tensor:
-    """(N,C) true on the token after which each action was chosen: the one attended to before it."""
-    columns = torch.arange(attention.shape[1], device=attention.device)
-    latest = torch.where(attention, columns, -1).cummax(dim=1).values
-    row, column = acted.nonzero(as_tuple=True)
-    out = torch.zeros_like(attention)
-    out[row, latest[row, column - 1]] = True
-    return out
-
-
-def _right_pad(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Ragged token lists as (N,T) ids and a (N,T) bool mask, padded on the right."""
-    length = torch.tensor([len(s) for s in sequences])
-    mask = torch.arange(int(length.max())) < length.unsqueeze(1)
-    ids = torch.full(mask.shape, pad, dtype=torch.int64)
-    ids[mask] = torch.tensor([token for s in sequences for token in s], dtype=torch.int64)
-    return ids, mask
-
-
-def _present(ids: Tensor, attention: Tensor) -> list[list[int]]:
-    """The tokens (N,P) that are attended to, row by row."""
-    return [row[kept[: ids.shape[1]]].tolist() for row, kept in zip(ids, attention, strict=True)]
 
 
 def _problem(rollouts: Rollouts, row: int) -> Problem:
