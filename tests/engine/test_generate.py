@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guerdon.engine.filters import keep_likely
-from guerdon.engine.generate import GenerationOptions, SamplingError, generate, left_pad
+from guerdon.engine.generate import GenerationOptions, SamplingError, generate
 from guerdon.engine.noise import RowUniforms
 from guerdon.policies.tiny_lm import TinyTransformer
 
@@ -216,12 +216,6 @@ def test_nothing_to_draw(model):
     assert out.tokens.shape[0] == 0
     out = generate(model, [[2]], GenerationOptions(max_new_tokens=0), pad=PAD, seed=0)
     assert not out.mask.any()
-
-
-def test_left_pad():
-    ids, mask = left_pad([[1, 2], [3]], pad=0)
-    assert ids.tolist() == [[1, 2], [0, 3]]
-    assert mask.tolist() == [[True, True], [False, True]]
 
 
 def test_uniforms_are_uniform_and_independent():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from guerdon.engine.attention import GrowingAttention, TreeAttention
 from guerdon.engine.packing import pack_rows
+from guerdon.engine.padding import left_pad, right_pad
 from guerdon.engine.reading import LanguageModel
 
 # Weights of which a second copy may be made while rows are written: 64 MiB in float32.
@@ -75,12 +76,13 @@ class FlatDecoder:
         self, model: LanguageModel, prefixes: Sequence[Sequence[int]], of_row: Tensor, *, capacity: int
     ) -> None:
         self.model = model
-        ids, lengths = _right_padded(prefixes)
+        ids, present = right_pad(prefixes, 0)
+        lengths = present.sum(dim=1)
         (pack,) = pack_rows(ids, lengths)
         tree = TreeAttention(pack, record=True)
         states = model.hidden(pack.ids, pack.positions, tree)
         place = torch.zeros_like(pack.place)
-        place[pack.rows] = torch.where(torch.arange(ids.shape[1]) < lengths[pack.rows].unsqueeze(1), pack.place, 0)
+        place[pack.rows] = torch.where(present[pack.rows], pack.place, 0)
         assert tree.recorded is not None
         keys, values = ([_prefix_block(layer[i], place) for layer in tree.recorded] for i in (0, 1))
         last = place.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)
@@ -106,10 +108,8 @@ class PaddedDecoder:
 
     def __init__(self, model: LanguageModel, prefixes: Sequence[Sequence[int]], of_row: Tensor, *, pad: int) -> None:
         self.model = model
-        ids, lengths = _right_padded(prefixes, pad)
-        shift = (torch.arange(ids.shape[1]) - (ids.shape[1] - lengths).unsqueeze(1)) % ids.shape[1]
-        attention = torch.arange(ids.shape[1]) >= (ids.shape[1] - lengths).unsqueeze(1)
-        states, self.cache = model.padded(ids.gather(1, shift), attention, keep=True)
+        ids, attention = left_pad(prefixes, pad)
+        states, self.cache = model.padded(ids, attention, keep=True)
         self.states, self.attention = states[:, -1][of_row], attention[of_row]
         if not torch.equal(of_row, torch.arange(len(prefixes))):
             self.cache = self.cache.select(of_row)
@@ -126,14 +126,6 @@ class PaddedDecoder:
         return rows
 
 
-def _right_padded(prefixes: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(prefix) for prefix in prefixes])
-    ids = torch.full((len(prefixes), int(lengths.max())), pad, dtype=torch.int64)
-    for row, prefix in zip(ids, prefixes, strict=True):
-        row[: len(prefix)] = torch.tensor(prefix)
-    return ids, lengths
-
-
-def _prefix_block(x: Tensor, place: Tensor) -> Any:
+def _prefix_block(x: Tensor, place: Tensor) -> Tensor:
     """(P,K,S,D) keys or values of prefixes, from those of a pack (L,K,D)."""
     return x.index_select(0, place.reshape(-1)).view(*place.shape, *x.shape[1:]).transpose(1, 2).contiguous()

@@ -249,15 +249,3 @@ def _stopped(
         hits = [any(text in tail for text in options.stop) for tail in tails]
         stopped = stopped | torch.tensor(hits, dtype=torch.bool)
     return stopped
-
-
-def left_pad(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Stack ragged token lists into (N,P) ids and a (N,P) bool mask, padded on the left."""
-    width = max((len(s) for s in sequences), default=0)
-    ids = torch.full((len(sequences), width), pad, dtype=torch.int64)
-    mask = torch.zeros(len(sequences), width, dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        if len(sequence):
-            ids[row, width - len(sequence) :] = torch.tensor(sequence)
-            mask[row, width - len(sequence) :] = True
-    return ids, mask

@@ -9,7 +9,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 
-from guerdon.engine.generate import GenerationOptions, generate, left_pad
+from guerdon.engine.generate import GenerationOptions, generate
+from guerdon.engine.padding import left_pad
 from guerdon.engine.reading import read
 from guerdon.errors import RecipeError
 from guerdon.policies.language import LanguagePolicy, LanguageSampling

@@ -12,14 +12,15 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from guerdon.engine.generate import Completions, GenerationOptions, generate, left_pad
+from guerdon.engine.generate import Completions, GenerationOptions, generate
 from guerdon.engine.logits import token_logp
+from guerdon.engine.padding import left_pad, right_pad
 from guerdon.engine.reading import LanguageModel, read
 from guerdon.errors import RecipeError
 from guerdon.objectives.entropy import categorical_entropy
 from guerdon.policies.base import Evaluation, Policy, SamplingOptions
 from guerdon.policies.critic import SoftMinCritic
-from guerdon.policies.rows import Placer, before_actions, present_tokens, right_pad
+from guerdon.policies.rows import Placer, before_actions, present_tokens
 from guerdon.rollouts import Rollouts, make_rollouts, pad_actions
 from guerdon.tasks.base import Problem, Starts
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -26,15 +24,6 @@ def before_actions(acted: Tensor, attention: Tensor) -> Tensor:
     out = torch.zeros_like(attention)
     out[row, latest[row, column - 1]] = True
     return out
-
-
-def right_pad(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Ragged token lists as (N,T) ids and a (N,T) bool mask, padded on the right."""
-    length = torch.tensor([len(s) for s in sequences])
-    mask = torch.arange(int(length.max())) < length.unsqueeze(1)
-    ids = torch.full(mask.shape, pad, dtype=torch.int64)
-    ids[mask] = torch.tensor([token for s in sequences for token in s], dtype=torch.int64)
-    return ids, mask
 
 
 def present_tokens(ids: Tensor, attention: Tensor) -> list[list[int]]:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
-from guerdon.engine.generate import left_pad
+from guerdon.engine.padding import left_pad
 from guerdon.errors import RecipeError
 from guerdon.rewards.judges.base import Backend
 from guerdon.rewards.judges.questions import (
