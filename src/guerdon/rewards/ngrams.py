@@ -22,8 +22,31 @@ Length = Annotated[int, Field(ge=1)]
 _LONGEST = 10_000  # characters; the longest common subsequence takes time in the product of both lengths
 
 
+class _Sacrebleu:
+    """A metric of sacrebleu on single texts."""
+
+    def __init__(self, name: str, metric: Any, longest: int) -> None:
+        self._name, self._metric, self._longest = name, metric, longest
+
+    def __call__(self, text: str, answer: Any) -> Score:
+        """Score one text.
+
+        Args:
+            text: what the policy wrote.
+            answer: the reference, or several.
+
+        Returns:
+            In [0,1]: 1 for a reference itself.
+
+        Raises:
+            RewardError: when a reference is empty.
+        """
+        references = reference_texts(self._name, answer)
+        return _unfit(text, self._longest) or Score(_share(self._metric.sentence_score(text, references).score))
+
+
 @reward("bleu")
-class Bleu:
+class Bleu(_Sacrebleu):
     """Score BLEU, as sacrebleu computes it for a sentence: the precision of n-grams, times a penalty for being short.
 
     min(1, exp(1 - |reference| / |text|)) exp(mean_n log p_n),  with n up to the length of the text where that is less
@@ -52,30 +75,14 @@ class Bleu:
         longest: Length = _LONGEST,
     ) -> None:
         library = needed("sacrebleu", "bleu", "text")
-        self._longest = longest
-        self._metric = library.BLEU(
+        metric = library.BLEU(
             max_ngram_order=order, tokenize=tokenize, smooth_method=smooth, lowercase=lowercase, effective_order=True
         )
-
-    def __call__(self, text: str, answer: Any) -> Score:
-        """Score one text.
-
-        Args:
-            text: what the policy wrote.
-            answer: the reference, or several.
-
-        Returns:
-            In [0,1]: 1 for a reference itself.
-
-        Raises:
-            RewardError: when a reference is empty.
-        """
-        references = reference_texts("bleu", answer)
-        return _unfit(text, self._longest) or Score(_share(self._metric.sentence_score(text, references).score))
+        super().__init__("bleu", metric, longest)
 
 
 @reward("chrf")
-class Chrf:
+class Chrf(_Sacrebleu):
     """Score chrF, as sacrebleu computes it for a sentence: the F-score of character n-grams.
 
     (1 + beta^2) P R / (beta^2 P + R),  P and R being means over n; the best over the references
@@ -103,24 +110,8 @@ class Chrf:
         longest: Length = _LONGEST,
     ) -> None:
         library = needed("sacrebleu", "chrf", "text")
-        self._longest = longest
-        self._metric = library.CHRF(char_order=order, word_order=word_order, beta=beta, lowercase=lowercase)
-
-    def __call__(self, text: str, answer: Any) -> Score:
-        """Score one text.
-
-        Args:
-            text: what the policy wrote.
-            answer: the reference, or several.
-
-        Returns:
-            In [0,1]: 1 for a reference itself.
-
-        Raises:
-            RewardError: when a reference is empty.
-        """
-        references = reference_texts("chrf", answer)
-        return _unfit(text, self._longest) or Score(_share(self._metric.sentence_score(text, references).score))
+        metric = library.CHRF(char_order=order, word_order=word_order, beta=beta, lowercase=lowercase)
+        super().__init__("chrf", metric, longest)
 
 
 @reward("rouge")
