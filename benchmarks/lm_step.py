@@ -4,11 +4,12 @@
 
 Both sides get the same Llama weights (3.4 million, float32), prompts, reward, sampling temperature and AdamW, and run
 in processes of their own that take turns, one step each, so that drifts of the machine meet both. Medians are printed.
-TRL runs with its default ``gradient_checkpointing=True`` switched off where time is measured (it is faster without) and
-left on where memory is (it needs less). ``pip install "guerdon[trl]"`` for its side; without it guerdon runs alone.
+``trl`` is TRL without gradient checkpointing, which is faster, and ``trl_default`` as it comes, with it; memory is
+measured with it, for it needs less so. ``pip install "guerdon[trl]"`` for its side; without it guerdon runs alone.
 
-The FLOP limit is the time that the matrix products of one step need at the speed of a large one on this machine: every
-distinct token once forward to sample it, once forward and twice backward to learn from it.
+``products`` are the matrix products of the step alone, each of its own size, one after the other and nothing between
+them. The FLOP limit is the time that they need at the speed of a large one on this machine: every distinct token once
+forward to sample it, once forward and twice backward to learn from it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 LETTERS = "abcdefghijklmnopq"
+TRL = ("trl", "trl_default")
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,10 @@ def work(side: str, folder: Path, shape: Shape, *, checkpointing: bool) -> None:
     """Take one step for every line on standard input, and answer with its numbers."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print goes to standard error
-    steps = (
-        trl_steps(folder, shape, checkpointing=checkpointing) if side == "trl" else guerdon_steps(folder, shape, side)
-    )
+    if side in TRL:
+        steps = trl_steps(folder, shape, checkpointing=checkpointing or side == "trl_default")
+    else:
+        steps = guerdon_steps(folder, shape, side)
     for _ in sys.stdin:
         print(json.dumps({**next(steps), "peak_mb": peak_mb()}), file=out, flush=True)
 
@@ -252,6 +255,35 @@ def step_flops(shape: Shape, config: dict[str, Any], new: float, vocabulary: int
     return 4 * forward
 
 
+def products_alone(shape: Shape, config: dict[str, Any]) -> float:
+    """Seconds of the matrix products of a step, each of its own size, one after the other and nothing between them."""
+    import torch
+
+    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    sizes = [(3 * width, width), (width, width), (2 * inner, width), (width, inner)]
+    weights = [torch.randn(size) for _ in range(layers) for size in sizes]
+    rows, ends = shape.prompts * shape.group, 20 / 21 if shape.stops else 1.0
+    writing = [max(1, round(rows * ends**step)) for step in range(shape.new - 1)]
+    sampled = [shape.prompts * shape.prompt, *writing]
+    learned = shape.prompts * shape.prompt + sum(writing)
+
+    def once() -> float:
+        began = time.perf_counter()
+        for count in sampled:
+            for weight, x in zip(weights, inputs[count], strict=True):
+                torch.nn.functional.linear(x, weight)
+        for weight, x, slope in zip(weights, inputs[learned], slopes, strict=True):
+            torch.nn.functional.linear(x, weight)
+            slope @ weight
+            slope.t() @ x
+        return time.perf_counter() - began
+
+    inputs = {count: [torch.randn(count, w.shape[1]) for w in weights] for count in {*sampled, learned}}
+    slopes = [torch.randn(learned, w.shape[0]) for w in weights]
+    with torch.no_grad():
+        return min(once() for _ in range(5))
+
+
 def compare(
     names: list[str], rounds: int, folder: Path, sides: list[str], show: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -282,10 +314,10 @@ def compare(
         new = MEAN_SKEW if shape.stops else shape.new
         row: dict[str, Any] = {side: statistics.median(x) for side, x in seen.items()}
         row["flop_limit"] = step_flops(shape, LLAMA, new) / speed / 1e9
-        row["ratio"] = None
-        if "trl" in sides:
-            row["ratio"] = statistics.median(t / g for t, g in zip(seen["trl"], seen["guerdon"], strict=True))
-        row["gflops"] = speed
+        for side, ratio in zip(TRL, ("ratio", "ratio_default"), strict=True):
+            pairs = zip(seen.get(side, []), seen["guerdon"], strict=side in sides)
+            row[ratio] = statistics.median(t / g for t, g in pairs) if side in sides else None
+        row["gflops"], row["products"] = speed, products_alone(shape, LLAMA)
         row["parts"] = {key: statistics.median(x) for key, x in parts.items()}
         results[name] = row
         show(f"{name}: " + ", ".join(f"{side} {row[side]:.3f} s" for side in sides))
@@ -302,7 +334,7 @@ def compare_memory(folder: Path, sides: list[str], show: Callable[[str], None]) 
     write_model(folder / "model", SMOLLM2, words)
     write_prompts(folder / "prompts.jsonl", MEMORY, words)
     peaks: dict[str, float | None] = {"guerdon_mb": None, "trl_mb": None}
-    for side in (s for s in sides if s != "tiny_lm"):
+    for side in (s for s in sides if s in ("guerdon", "trl")):
         show(f"memory: {side}, two steps of 135 million weights (some minutes)")
         worker = Worker(side, folder, MEMORY, folder / f"{side}.log", checkpointing=True)
         try:
@@ -327,7 +359,7 @@ def main() -> None:
         work(side, Path(folder), Shape(**json.loads(shape)), checkpointing=checkpointing == "True")
         return
     has_trl = importlib.util.find_spec("trl") is not None and not arguments.no_trl
-    sides = ["guerdon", *(["trl"] if has_trl else []), "tiny_lm"]
+    sides = ["guerdon", *(TRL if has_trl else []), "tiny_lm"]
     if not has_trl and not arguments.no_trl:
         print('TRL is not installed, so guerdon runs alone; pip install "guerdon[trl]"', file=sys.stderr)
 
@@ -342,14 +374,20 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(results))
         return
-    heads = ("guerdon", "TRL", "ratio", "tiny_lm", "FLOP limit")
-    print(f"\n{'':8}" + "".join(f"{head:>12}" for head in heads) + "   times the limit: guerdon, tiny_lm")
+    columns = {
+        "guerdon": "guerdon",
+        "trl": "TRL",
+        "ratio": "ratio",
+        "trl_default": "as it comes",
+        "ratio_default": "ratio",
+    }
+    columns |= {"tiny_lm": "tiny_lm", "products": "products", "flop_limit": "FLOP limit"}
+    print(f"\n{'':8}" + "".join(f"{head:>12}" for head in columns.values()) + "   times the limit: guerdon, tiny_lm")
     for name in arguments.shapes:
         row = results[name]
-        limit = row["flop_limit"]
-        trl = f"{row['trl']:12.3f}{row['ratio']:12.2f}" if has_trl else f"{'-':>12}{'-':>12}"
+        limit, seen = row["flop_limit"], [row.get(key) for key in columns]
         print(
-            f"{name:8}{row['guerdon']:12.3f}{trl}{row['tiny_lm']:12.3f}{limit:12.3f}   "
+            f"{name:8}" + "".join(f"{'-':>12}" if value is None else f"{value:12.3f}" for value in seen) + "   "
             f"{row['guerdon'] / limit:.2f}, {row['tiny_lm'] / limit:.2f} at {row['gflops']:.0f} GFLOP/s"
         )
     if "memory" in results:

@@ -23,8 +23,12 @@ SHORTER = {
     "cartpole-grpo": ["sampling.prompts=2", "sampling.group_size=2"],
     "gentle-polish": ["warm_start.steps=2", "sampling.prompts=2"],
     "safe": ["warm_start.steps=2", "sampling.prompts=4"],
+    "graphrag-r1": ["warm_start.steps=2", "sampling.prompts=2"],
     "dph": [*KNOWING, "sampling.prompts=2"],
     "stacked": [*KNOWING, "sampling.prompts=2"],
+    "tool-calls": ["warm_start.steps=2", "sampling.prompts=2", "sampling.max_new_tokens=8"],
+    "code-tests": ["warm_start.steps=2", "sampling.prompts=2", "sampling.max_new_tokens=8"],
+    "text-to-sql": ["warm_start.steps=2", "sampling.prompts=2"],
 }
 
 

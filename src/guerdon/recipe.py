@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from guerdon import registry
 from guerdon.errors import RecipeError, nearest
 from guerdon.registry import explain
+from guerdon.shaping.stages import OTHER, Stage, Stages
 
 
 class Section(BaseModel):
@@ -46,6 +47,11 @@ class RewardSpec(MethodSpec):
     label: str | None = Field(default=None, description="name of the component; the method's own by default")
     weight: float = Field(default=1.0, description="factor of the component in the weighted sum")
     watch: bool = Field(default=False, description="scored and shown, never optimised")
+    when: dict[str, Any] | None = Field(
+        default=None,
+        description="for which samples it is asked: keys of the task's metadata (a.b for nested ones), each with a "
+        "value or a list of them",
+    )
     on_fault: Literal["drop", "floor", "stop"] = Field(
         default="drop", description="what becomes of a sample whose call failed"
     )
@@ -189,11 +195,27 @@ class Recipe(Section):
     )
     objective: MethodSpec = Field(default_factory=lambda: MethodSpec(name="ppo_clip"))
     terms: list[MethodSpec] = Field(default_factory=list)
+    segments: dict[str, tuple[str, str]] = Field(
+        default_factory=dict, description="parts of what a language policy writes: name, opening and closing mark"
+    )
+    stages: list[Stage] = Field(default_factory=list, description="what changes while training goes on, in order")
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     logging: LoggingSpec = Field(default_factory=LoggingSpec)
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Recipe:
+        if OTHER in self.segments:
+            raise ValueError(f"segment '{OTHER}' stands for what lies in no segment; give it another name")
+        if self.stages:
+            Stages(self.stages)
+        for stage in self.stages:
+            for name in stage.train or ():
+                if name not in (known := [*self.segments, OTHER]):
+                    raise ValueError(f"stage '{stage.name}' trains no known segment '{name}'{nearest(name, known)}")
+        return self
 
     @property
     def credits(self) -> list[MethodSpec]:

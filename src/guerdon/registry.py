@@ -39,6 +39,11 @@ HOMES = {
         "guerdon.tasks.dataset",
         "guerdon.tasks.gymnasium",
         "guerdon.tasks.digits",
+        "guerdon.tasks.recommendation",
+        "guerdon.tasks.text_to_sql",
+        "guerdon.tasks.knowledge_graph",
+        "guerdon.tasks.tool_calls",
+        "guerdon.tasks.small_functions",
     ),
     "policy": (
         "guerdon.policies.tiny_lm",

@@ -283,7 +283,7 @@ def _raw_dense(fields: Fields) -> Tensor:
     per_action = torch.zeros_like(fields.rollouts.old_logp)
     for weight, column in _weighted(fields):
         if column.shape == mask.shape:
-            per_action = per_action + weight * column.masked_fill(~mask, 0.0)
+            per_action = per_action + weight * column.masked_fill(~mask, 0.0).nan_to_num(0.0)
         elif column.ndim == 2:
             per_action = per_action + weight * at_turn_ends(column.nan_to_num(0.0), fields.rollouts.turn)
     return per_action

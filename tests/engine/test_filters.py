@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from guerdon.engine.filters import draw, keep_likely
+from guerdon.engine.filters import draw, keep_likely, keep_listed
 
 LOG_P = torch.tensor([[0.5, 0.25, 0.15, 0.1]]).log()
 
@@ -38,3 +38,11 @@ def test_draws_invert_the_cumulative_distribution():
 
 def test_what_is_left_need_not_add_up_to_one():
     assert draw(torch.tensor([[0.1, 0.1]]).log().expand(2, 2), torch.tensor([0.4, 0.6])).tolist() == [0, 1]
+
+
+def test_a_row_that_lists_nothing_is_kept_whole():
+    logits = torch.zeros(3, 4)
+    out = keep_listed(logits, torch.tensor([[1, 3], [-1, -1], [2, -1]]))
+    assert (out == 0).tolist() == [[False, True, False, True], [True] * 4, [False, False, True, False]]
+    assert torch.isfinite(out).all()
+    assert torch.equal(keep_listed(logits, torch.zeros(3, 0, dtype=torch.int64)), logits)

@@ -3,6 +3,7 @@ import torch
 
 from guerdon.errors import RecipeError
 from guerdon.registry import get
+from guerdon.rewards import code
 from guerdon.rewards.base import Reward, score
 from guerdon.rewards.code import python_code, python_tests, run_code_tests
 from guerdon.rollouts import make_rollouts
@@ -97,3 +98,38 @@ def test_the_reward_stage_scores_and_records():
 def test_options_without_meaning_are_refused(options):
     with pytest.raises(RecipeError, match="reward 'python_tests'"):
         get("reward", "python_tests").validate(options)
+
+
+def test_tests_may_stand_beside_an_answer_that_is_a_solution():
+    known = {"tests": CALLS[:1]}
+    assert python_tests(ADD, "def add(a, b): return a + b", known, tests_in="metadata").value == 1.0
+    assert python_tests("def add(a, b): return 4", CALLS[1:], known, tests_in="metadata").value == 0.0
+    with pytest.raises(ValueError, match="no tests in None"):
+        python_tests(ADD, CALLS, tests_in="metadata")
+
+
+def test_a_verdict_may_be_reused(monkeypatch):
+    ran = []
+
+    def counting(text, tests, **terms):
+        ran.append(text)
+        return run_code_tests(text, tests, **terms)
+
+    monkeypatch.setattr(code, "run_code_tests", counting)
+    code._verdict.cache_clear()
+    bare, other = "def add(a, b):\n    return a + b\n", ADD.replace("a + b", "a + b + 1")
+    first = python_tests(ADD, CALLS, award="share", reuse=True)
+    assert first == python_tests(ADD, CALLS, award="share")
+    ran.clear()
+    for text in (ADD, bare, f"Or so:\n{ADD}"):
+        assert python_tests(text, CALLS, award="share", reuse=True) == first
+    assert python_tests(ADD, CALLS, reuse=True)[::2] == (0.0, first.detail)
+    assert not ran
+    assert python_tests(other, CALLS, award="share", reuse=True).detail["results"][1]["passed"]
+    assert python_tests(ADD, CALLS[:1], reuse=True).value == 1.0
+    assert python_tests(ADD, [{**CALLS[1], "args": [1, 3]}], reuse=True).value == 1.0
+    python_tests(ADD, CALLS, reuse=True, cpu_time=2.0)
+    assert ran == [other, ADD, ADD, ADD]
+    python_tests(ADD, CALLS)
+    assert len(ran) == 5
+    code._verdict.cache_clear()

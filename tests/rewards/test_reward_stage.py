@@ -626,6 +626,7 @@ _CHOICES = {
     "conditioned_reward": {"easy": "b", "hard": "a"},
     "staged_reward": {"bonuses": [0.5]},
     "dynamic_scale": {"coverage": "b"},
+    "cosine_length": {"correct": "b"},
 }
 _READERS = [
     (stage, method.name)
@@ -647,7 +648,7 @@ def test_what_does_not_apply_spoils_no_outcome(stage, name):
         **{"components": components, "component_names": ("a", "b"), "component_weights": torch.ones(2)},
         **{"group": rows // 4, "task_id": rows // 4, "mask": mask, "length": mask.sum(dim=1), "step": 0, "seed": 0},
         **{"reward": components.nan_to_num(0.0).sum(dim=1), "advantage": torch.randn(n, 3, generator=generator)},
-        **{"text": ["x" * (i + 1) for i in range(n)], "answer": ["x"] * n, "metadata": [{}] * n},
+        **{"text": ["x" * (i + 1) for i in range(n)], "answer": ["x"] * n, "metadata": [{"control": [0.5, -1.0]}] * n},
         **{"old_logp": -torch.rand(n, 3, generator=generator), "truncated": torch.zeros(n, dtype=torch.bool)},
     }
     given = get(stage, name).bind(_CHOICES.get(name, {}))(fields).fields

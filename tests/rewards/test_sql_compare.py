@@ -124,20 +124,39 @@ def test_the_comparison_is_symmetric(first, second):
 
 
 def test_queries_on_a_script():
-    assert compare(MEMORY, "SELECT a FROM t", "SELECT a FROM t ORDER BY a DESC", Comparison()) == ""
-    assert compare(MEMORY, "SELECT a FROM t ORDER BY a", "SELECT a FROM t ORDER BY a DESC", Comparison()) != ""
-    assert compare(MEMORY, "SELECT a FROM t", "SELECT DISTINCT a FROM t", Comparison()) == "3 rows, want 4"
+    assert compare(MEMORY, "SELECT a FROM t", "SELECT a FROM t ORDER BY a DESC", Comparison()).why == ""
+    assert compare(MEMORY, "SELECT a FROM t ORDER BY a", "SELECT a FROM t ORDER BY a DESC", Comparison()).why != ""
+    assert compare(MEMORY, "SELECT a FROM t", "SELECT DISTINCT a FROM t", Comparison()).why == "3 rows, want 4"
     ordered = Comparison(ordered="always")
-    assert "order" in compare(MEMORY, "SELECT a FROM t", "SELECT a FROM t ORDER BY a DESC", ordered)
+    assert "order" in compare(MEMORY, "SELECT a FROM t", "SELECT a FROM t ORDER BY a DESC", ordered).why
     never = Comparison(ordered="never")
-    assert compare(MEMORY, "SELECT a FROM t ORDER BY a", "SELECT a FROM t ORDER BY a DESC", never) == ""
+    assert compare(MEMORY, "SELECT a FROM t ORDER BY a", "SELECT a FROM t ORDER BY a DESC", never).why == ""
+
+
+def test_a_query_is_equal_differs_or_fails():
+    kinds = {"SELECT a FROM t": "equal", "SELECT b FROM t": "differs", "SELECT z FROM t": "fails"}
+    for query, kind in kinds.items():
+        assert compare(MEMORY, "SELECT a FROM t", query, Comparison()).kind == kind
+        assert bool(compare(MEMORY, "SELECT a FROM t", query, Comparison()).why) == (kind != "equal")
+        assert compare(MEMORY, None, query, Comparison()).kind == ("fails" if kind == "fails" else "equal")
+
+
+def test_sets_of_rows_ignore_order_and_duplicates_and_keep_tolerances():
+    few = Comparison(rows="set", ordered="always", max_rows=4)
+    assert (
+        compare(MEMORY, "SELECT a FROM t ORDER BY a", "SELECT DISTINCT a FROM t ORDER BY a DESC", few).kind == "equal"
+    )
+    assert compare(MEMORY, "SELECT c FROM t", "SELECT c + 1e-14 FROM t", few).kind == "equal"
+    assert compare(MEMORY, "SELECT a FROM t", "SELECT a FROM t WHERE a > 1", few).kind == "differs"
+    many = compare(MEMORY, "SELECT a FROM t", "SELECT a FROM t UNION ALL SELECT a FROM t", few)
+    assert many == ("differs", "more than 4 rows")
 
 
 def test_a_result_is_fetched_no_further_than_it_can_matter():
     with closing(sqlite3.connect(":memory:")) as database:
         endless = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT x FROM r"
         assert run_query(database, endless, 5.0, 3) == Result(1, [(1,), (2,), (3,)])
-    assert compare(MEMORY, "SELECT 1", endless, Comparison(wall_time=5.0)) == "more than 1 rows, want 1"
+    assert compare(MEMORY, "SELECT 1", endless, Comparison(wall_time=5.0)).why == "more than 1 rows, want 1"
 
 
 def test_a_changed_database_is_read_again(tmp_path):
@@ -145,11 +164,11 @@ def test_a_changed_database_is_read_again(tmp_path):
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE t (a)")
     source = Source(path=str(path))
-    assert compare(source, "SELECT a FROM t", "SELECT 1 LIMIT 0", Comparison()) == ""
+    assert compare(source, "SELECT a FROM t", "SELECT 1 LIMIT 0", Comparison()).why == ""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("INSERT INTO t VALUES (1)")
-    assert compare(source, "SELECT a FROM t", "SELECT 1 LIMIT 0", Comparison()) == "0 rows, want 1"
-    assert compare(source, "SELECT a FROM t", "SELECT a FROM t", Comparison()) == ""
+    assert compare(source, "SELECT a FROM t", "SELECT 1 LIMIT 0", Comparison()).why == "0 rows, want 1"
+    assert compare(source, "SELECT a FROM t", "SELECT a FROM t", Comparison()).why == ""
 
 
 def test_the_file_itself_is_opened_read_only(tmp_path):
@@ -167,7 +186,7 @@ def test_the_file_itself_is_opened_read_only(tmp_path):
 
 def test_text_that_is_no_utf8_is_read(tmp_path):
     source = Source(script="CREATE TABLE t (a); INSERT INTO t VALUES (CAST(x'ff41' AS TEXT));")
-    assert compare(source, "SELECT a FROM t", "SELECT a FROM t", Comparison()) == ""
+    assert compare(source, "SELECT a FROM t", "SELECT a FROM t", Comparison()).why == ""
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from guerdon.errors import RecipeError
 from guerdon.registry import get
 from guerdon.rewards import verifiable
 from guerdon.rewards.base import Reward, score
-from guerdon.rewards.verifiable import exact, math_verify, numeric, regex
+from guerdon.rewards.verifiable import exact, math_verify, numeric, regex, relaxed_numeric
 from guerdon.rollouts import make_rollouts
 
 
@@ -38,7 +38,7 @@ def run(name, texts, answers, options=None, **settings):
     return batch.rewards[name].tolist(), faults
 
 
-@pytest.mark.parametrize("name", ["exact", "numeric", "math_verify", "regex"])
+@pytest.mark.parametrize("name", ["exact", "numeric", "relaxed_numeric", "math_verify", "regex"])
 def test_every_reward_is_registered_under_its_name_and_documented(name):
     method = get("reward", name)
     assert method.target is getattr(verifiable, name)
@@ -106,7 +106,7 @@ def test_exact_without_normalising_compares_as_written():
     assert exact("paris", "Paris", normalise=False) == 0.0
 
 
-@pytest.mark.parametrize("function", [exact, numeric, math_verify])
+@pytest.mark.parametrize("function", [exact, numeric, relaxed_numeric, math_verify])
 @pytest.mark.parametrize("text", ["", "anything", "0"])
 def test_an_empty_reference_is_an_error_and_matches_nothing(function, text):
     for answer in ("", "  \n"):
@@ -114,7 +114,7 @@ def test_an_empty_reference_is_an_error_and_matches_nothing(function, text):
             function(text, answer)
 
 
-@pytest.mark.parametrize("function", [exact, numeric, math_verify])
+@pytest.mark.parametrize("function", [exact, numeric, relaxed_numeric, math_verify])
 @pytest.mark.parametrize("answer", [None, ["Paris"], {"a": 1}])
 def test_a_reference_that_is_neither_text_nor_number_is_an_error(function, answer):
     with pytest.raises(TypeError, match="want text or a number"):
@@ -216,6 +216,28 @@ def test_numeric_tolerances():
     assert numeric("3.3001", "3", abs_tol=0.3) == 0.0
     assert numeric("1e-9", "0") == 0.0
     assert numeric("1e-9", "0", abs_tol=1e-8) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "value"),
+    [
+        *[("105", "100", 1.0), ("95", 100, 1.0), ("105.1", "100", 0.0), ("94.9", 100.0, 0.0)],
+        *[("-10.5", "-10", 1.0), ("10", "-10", 0.0), ("0.0001", "0", 0.0), ("0", "0", 1.0), ("0.525", "50%", 1.0)],
+        *[("about 98 units", "100", 1.0), ("of 100 it is 7", "100", 0.0), ("none", "100", 0.0), ("1/0", "100", 0.0)],
+        *[("7 <answer>99</answer> 3", "100", 1.0), ("100 <answer>7</answer>", "100", 0.0)],
+        *[("<answer> Blue. </answer>", "blue", 1.0), ("red", "blue", 0.0), ("", "blue", 0.0)],
+        *[("Q3 2022", "Q3 2021", 0.0), ("q3 2021", "Q3 2021", 1.0), ("5.1 kg", "5 kg", 0.0)],
+    ],
+)
+def test_relaxed_numeric_allows_a_share_of_a_numeric_reference(text, answer, value):
+    assert relaxed_numeric(text, answer) == value
+
+
+def test_the_share_is_of_the_reference():
+    assert relaxed_numeric("100", "95.2") == 0.0
+    assert relaxed_numeric("95.2", "100") == 1.0
+    assert relaxed_numeric("110", "100", tolerance=0.1) == 1.0
+    assert relaxed_numeric("100.1", "100", tolerance=0) == 0.0
 
 
 def test_integers_are_not_rounded():

@@ -1,8 +1,13 @@
+import math
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guerdon.shaping.length import think_length_window, window
+from guerdon.errors import RecipeError
+from guerdon.registry import get
+from guerdon.shaping.length import cosine_length, think_length_window, window
 
 
 def test_hard_edges_and_shoulders():
@@ -32,3 +37,36 @@ def test_the_first_thought_counts_in_characters():
     assert think_length_window("<think>never closed, so it is no thought", low=0, high=1000) == 0.0
     assert think_length_window("[[ab]]", low=2, high=2, opening="[[", closing="]]") == 1.0
     assert think_length_window("<think>12345678</think>", low=10, high=20, margin=10) == pytest.approx(0.8)
+
+
+def test_cosine_by_hand():
+    length = torch.tensor([0, 256, 512, 1024, 5000])
+    quarter = (1 + math.cos(math.pi / 4)) / 2
+    added = {1.0: [1.0, 0.5 + 0.5 * quarter, 0.75, 0.5, 0.5], 0.0: [0.0, -0.5 + 0.5 * quarter, -0.25, -0.5, -0.5]}
+    for score, expected in added.items():
+        components = torch.tensor([[9.0, score]] * 5)
+        out = cosine_length(torch.ones(5), components, ["format", "iou"], length, correct="iou")
+        assert out.tolist() == pytest.approx([1 + x for x in expected])
+
+
+def test_right_is_from_the_threshold_on_and_what_does_not_apply_is_left_alone():
+    components = torch.tensor([[0.69], [0.7], [float("nan")]])
+    options = {"correct": "iou", "right": (2.0, 1.0), "wrong": (-1.0, -2.0), "longest": 10, "weight": 0.5}
+    out = cosine_length(torch.zeros(3), components, ["iou"], torch.tensor([0, 10, 10]), **options)
+    assert out.tolist() == pytest.approx([-0.5, 0.5, 0.0])
+
+
+@given(st.lists(st.integers(0, 2000), min_size=2, max_size=8), st.booleans())
+def test_longer_never_earns_more(lengths, right):
+    length = torch.tensor(sorted(lengths))
+    components = torch.full((len(length), 1), float(right))
+    out = cosine_length(torch.zeros(len(length)), components, ["x"], length, correct="x")
+    assert (out.diff() <= 1e-7).all()
+
+
+def test_cosine_in_a_recipe():
+    bound = get("shaping", "cosine_length").bind({"correct": "iou", "longest": 8})
+    fields = {"reward": torch.zeros(1), "components": torch.ones(1, 1), "length": torch.tensor([8])}
+    assert bound(fields | {"component_names": ("iou",)}).fields["reward"].tolist() == [0.5]
+    with pytest.raises(RecipeError, match="no reward is called 'iou'; known: IoU"):
+        bound(fields | {"component_names": ("IoU",)})

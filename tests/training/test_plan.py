@@ -162,7 +162,7 @@ def test_external_is_supplied_by_a_source_of_external_rows_alone():
     assert [type(source).__name__ for source in plan.sources] == ["RehearsalBuffer"]
     assert plan.sources[0].rows == 3
     assert "ref_logp" not in plan.needs, "stored answers carry their own likelihoods"
-    assert ("sources/0", plan.sources[0]) in plan.stages
+    assert ("sources/0", plan.sources[0]) in plan.methods
     assert (
         plan_of(LANGUAGE, "sampling.sources=[demonstrations]", "objective=rl_plus").objective.options["max_length"]
         == plan.policy.target.Sampling().max_new_tokens

@@ -218,7 +218,7 @@ def test_killed_a_method_with_tensors_ends_with_the_same_weights(tmp_path):
         assert child.exitcode == -signal.SIGKILL
     assert resumed(folder, recipe).weights_sha256 == whole.weights_sha256
     ours, theirs = (load_checkpoint(RunFolder.open(path).checkpoints_path) for path in (folder.path, whole.run))
-    mine, wanted = (x.state["stages"]["credit/0"] for x in (ours, theirs))
+    mine, wanted = (x.state["methods"]["credit/0"] for x in (ours, theirs))
     assert mine["steps"] == wanted["steps"] == 6
     assert all(torch.equal(mine["model"][name], x) for name, x in wanted["model"].items())
     for name, moments in wanted["moments"].items():

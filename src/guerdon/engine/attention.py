@@ -21,6 +21,8 @@ from guerdon.engine.packing import Pack, Stretch
 
 # Devices on which attention has a kernel that gives its denominators, and takes them back for the gradient.
 _KERNELS = frozenset({"cpu"})
+# Prefixes of at most so many tokens are copied into every row, for attending to them apart would cost more.
+_COPIED = 32
 # Rows whose lengths differ by more than this factor are not padded to one another.
 _RAGGED = 1.5
 
@@ -225,7 +227,12 @@ class GrowingAttention:
         self.keys, self.values, self.lengths = keys, values, lengths
         self.capacity, self.grown = capacity, 0
         self.own: list[tuple[Tensor, Tensor]] = []
-        self._group(prefix)
+        self.missing: Tensor | None = None  # (B,1,1,S) what hides the places before a short prefix
+        self.common = keys[0].shape[2] > _COPIED
+        if self.common:
+            self._group(prefix)
+        else:
+            self._copy(prefix)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """What the next token of each row (B,...) attends to."""
@@ -233,10 +240,32 @@ class GrowingAttention:
         kinds = k.shape[1]
         own_k, own_v = self._append(layer, k, v)
         asked = q.view(rows, kinds, heads // kinds, size)
-        out, lse = _attend(asked, own_k, own_v, causal=False, scale=scale)
+        bias = None if self.missing is None else self.missing[:rows, :, :, : self.grown + 1].to(q.dtype)
+        out, lse = _attend(asked, own_k, own_v, causal=False, scale=scale, bias=bias)
+        if not self.common:
+            return out.reshape(rows, heads, size)
         more, more_lse = self._prefix(layer, asked, scale)
         _merge_into(out, lse, more, more_lse)
         return out.reshape(rows, heads, size)
+
+    def _copy(self, prefix: Tensor) -> None:
+        """Let every row begin with a copy of its prefix, pushed to the right."""
+        longest = self.keys[0].shape[2]
+        empty = longest - self.lengths[prefix].unsqueeze(1)
+        place = torch.arange(longest) - empty
+        moved = place.clamp(min=0)[:, None, :, None]
+
+        def begun(x: Tensor) -> Tensor:
+            x = x[prefix]
+            x = x.gather(2, moved.expand_as(x))
+            return torch.cat([x, _room(x[:, :, 0], self.capacity + longest, longest)], dim=2)
+
+        self.own = [(begun(key), begun(value)) for key, value in zip(self.keys, self.values, strict=True)]
+        self.grown, self.capacity = longest, self.capacity + longest
+        if bool((empty > 0).any()):
+            self.missing = torch.zeros(len(prefix), 1, 1, self.capacity)
+            self.missing[:, 0, 0, :longest].masked_fill_(place < 0, float("-inf"))
+        self.keys, self.values = [], []
 
     def advance(self) -> None:
         """Go on to the next token, once every layer has seen this one."""
@@ -257,8 +286,19 @@ class GrowingAttention:
         for key, value in self.own:
             key[holes, :, : self.grown] = key[move, :, : self.grown]
             value[holes, :, : self.grown] = value[move, :, : self.grown]
-        self._group(self.prefix[order])
+        self._reorder(order)
         return order
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with the given rows in their order; rows may repeat."""
+        self.own = [(key[rows], value[rows]) for key, value in self.own]
+        self._reorder(rows)
+
+    def _reorder(self, rows: Tensor) -> None:
+        if self.missing is not None:
+            self.missing = self.missing[rows]
+        if self.common:
+            self._group(self.prefix[rows])
 
     def _group(self, prefix: Tensor) -> None:
         """Find for each prefix its rows; prefixes without any are forgotten once they are half of all."""
@@ -287,7 +327,9 @@ class GrowingAttention:
             self.own.append((_room(k, self.capacity), _room(v, self.capacity)))
         key, value = self.own[layer]
         if self.grown == key.shape[2]:
-            key, value = (torch.cat([x, _room(x[:, :, 0], self.capacity, x.shape[2])], dim=2) for x in (key, value))
+            key, value = (
+                torch.cat([x, _room(x[:, :, 0], self.capacity, x.shape[2])], dim=2) for x in (key[:rows], value[:rows])
+            )
             self.own[layer] = key, value
         key[:rows, :, self.grown], value[:rows, :, self.grown] = k, v
         return key[:rows, :, : self.grown + 1], value[:rows, :, : self.grown + 1]

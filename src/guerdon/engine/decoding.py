@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from guerdon.engine.attention import GrowingAttention, TreeAttention
+from guerdon.engine.fused import FusedModel
 from guerdon.engine.packing import pack_rows
 from guerdon.engine.padding import left_pad, right_pad
 from guerdon.engine.reading import LanguageModel
-
-# Weights of which a second copy may be made while rows are written: 64 MiB in float32.
-BY_COLUMN = 2**24
 
 
 class Decoder(Protocol):
@@ -29,6 +26,10 @@ class Decoder(Protocol):
 
     def keep(self, rows: Tensor) -> Tensor:
         """Forget all but the given rows (ascending); return the order (B,) in which they now stand."""
+        ...
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with the given rows (B,) in their order; rows may repeat, so that one row can become several."""
         ...
 
 
@@ -48,27 +49,6 @@ def decoder(model: LanguageModel, prefixes: Sequence[Sequence[int]], *, capacity
     return PaddedDecoder(model, list(distinct), of_row, pad=pad)
 
 
-@contextmanager
-def weights_by_column(model: LanguageModel) -> Iterator[None]:
-    """Keep the matrices of a small model column by column inside the block.
-
-    A product of few rows with a matrix is up to three times as fast that way on a CPU, but it takes a second copy of
-    the weights, which is only worth it, and only made, up to ``BY_COLUMN`` of them.
-    """
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)] if isinstance(model, nn.Module) else []
-    weights = list({id(layer.weight): layer.weight for layer in layers}.values())
-    if sum(w.numel() for w in weights) > BY_COLUMN or any(w.device.type != "cpu" for w in weights):
-        weights = []
-    before = [w.data for w in weights]
-    for w in weights:
-        w.data = w.data.t().contiguous().t()
-    try:
-        yield
-    finally:
-        for w, data in zip(weights, before, strict=True):
-            w.data = data
-
-
 class FlatDecoder:
     """Decoding without padding, for models whose attention is ours."""
 
@@ -76,11 +56,17 @@ class FlatDecoder:
         self, model: LanguageModel, prefixes: Sequence[Sequence[int]], of_row: Tensor, *, capacity: int
     ) -> None:
         self.model = model
+        # Tensors of a model of ours alone never meet a gradient, and are spared the book-keeping for one.
+        self._mode = torch.inference_mode if isinstance(model, FusedModel) else torch.no_grad
+        with self._mode():
+            self._begin(prefixes, of_row, capacity)
+
+    def _begin(self, prefixes: Sequence[Sequence[int]], of_row: Tensor, capacity: int) -> None:
         ids, present = right_pad(prefixes, 0)
         lengths = present.sum(dim=1)
         (pack,) = pack_rows(ids, lengths)
         tree = TreeAttention(pack, record=True)
-        states = model.hidden(pack.ids, pack.positions, tree)
+        states = self.model.hidden(pack.ids, pack.positions, tree)
         place = torch.zeros_like(pack.place)
         place[pack.rows] = torch.where(present[pack.rows], pack.place, 0)
         assert tree.recorded is not None
@@ -92,15 +78,23 @@ class FlatDecoder:
 
     def step(self, tokens: Tensor) -> None:
         """Give each row its next token."""
-        self.states = self.model.hidden(tokens, self.depth, self.attend)
-        self.attend.advance()
-        self.depth = self.depth + 1
+        with self._mode():
+            self.states = self.model.hidden(tokens, self.depth, self.attend)
+            self.attend.advance()
+            self.depth = self.depth + 1
 
     def keep(self, rows: Tensor) -> Tensor:
         """Forget all but the given rows."""
-        order = self.attend.keep(rows)
-        self.states, self.depth = self.states[order], self.depth[order]
-        return order
+        with self._mode():
+            order = self.attend.keep(rows)
+            self.states, self.depth = self.states[order], self.depth[order]
+        return order.clone()
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with the given rows in their order."""
+        with self._mode():
+            self.attend.select(rows)
+            self.states, self.depth = self.states[rows], self.depth[rows]
 
 
 class PaddedDecoder:
@@ -122,8 +116,12 @@ class PaddedDecoder:
 
     def keep(self, rows: Tensor) -> Tensor:
         """Forget all but the given rows."""
-        self.cache, self.attention, self.states = self.cache.select(rows), self.attention[rows], self.states[rows]
+        self.select(rows)
         return rows
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with the given rows in their order."""
+        self.cache, self.attention, self.states = self.cache.select(rows), self.attention[rows], self.states[rows]
 
 
 def _prefix_block(x: Tensor, place: Tensor) -> Tensor:

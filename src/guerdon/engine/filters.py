@@ -5,6 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FORBIDDEN = -1e6  # added to the logit of a token; finite, so that a divergence of two such distributions is no nan
+
+
+def keep_listed(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Logits (B,V), those of all but the listed tokens so low that they have no probability.
+
+    Args:
+        logits: (B,V) logits or log-probabilities.
+        tokens: (B,W) tokens that are kept, -1 in places of no use; a row that lists none is kept whole.
+    """
+    outside = torch.ones(len(logits), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
+    outside = outside.scatter(1, torch.where(tokens < 0, logits.shape[1], tokens), False)[:, :-1]
+    return logits + FORBIDDEN * (outside & (tokens >= 0).any(dim=1, keepdim=True))
+
 
 def keep_likely(log_probs: Tensor, *, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Tensor:
     """Log-probabilities (B,V) with the tokens outside at -inf, not normalised again.

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from guerdon.engine.decoding import decoder, weights_by_column
+from guerdon.engine.decoding import decoder
 from guerdon.engine.filters import draw, keep_likely
+from guerdon.engine.fused import fused
 from guerdon.engine.noise import RowUniforms
 from guerdon.engine.reading import LanguageModel
 from guerdon.errors import GuerdonError
@@ -39,6 +40,9 @@ class Written(NamedTuple):
 Processor = Callable[[Tensor, Written], Tensor]
 """Changes logits (B,V) before they are scaled and filtered."""
 
+Steer = Callable[[Tensor, Written], Tensor]
+"""Changes the hidden states (B,D) of the rows' last tokens before the logits are computed from them."""
+
 
 @dataclass(frozen=True)
 class GenerationOptions:
@@ -54,6 +58,8 @@ class GenerationOptions:
         stop: a row ends with the token that completes one of these strings, which stays a part of it.
         greedy: take the most likely token.
         processors: change the logits, in order, before anything else does.
+        steer: changes the hidden states of which the logits are made. What it makes of them is the policy: the
+            log-probabilities are those after it.
         top_logits: how many of the largest logits to return for every token drawn.
     """
 
@@ -66,6 +72,7 @@ class GenerationOptions:
     stop: tuple[str, ...] = ()
     greedy: bool = False
     processors: tuple[Processor, ...] = ()
+    steer: Steer | None = None
     top_logits: int = 0
 
     @property
@@ -160,8 +167,8 @@ def generate(
     if not len(active):
         return out
     uniforms = RowUniforms(seed, range(n) if rows is None else rows)
-    with weights_by_column(model):
-        writing = decoder(model, [prefixes[row] for row in active.tolist()], capacity=width, pad=pad)
+    with fused(model) as writer:
+        writing = decoder(writer, [prefixes[row] for row in active.tolist()], capacity=width, pad=pad)
         alive = torch.ones(len(active), dtype=torch.bool)
         for position in range(width):
             drawn = _write(model, writing.states, options, uniforms, out, position, active, alive)
@@ -205,12 +212,15 @@ def _write(
     alive: Tensor,
 ) -> Tensor:
     """Draw one token per row, and write it down, with its numbers, for those that are alive."""
+    written = Written(active, out.tokens[active, :position])
+    if options.steer is not None:
+        states = options.steer(states, written)
     logits = model.project(states).float()
     log_probs = torch.log_softmax(logits / options.temperature, dim=-1)
     allowed = log_probs
     if options.processors:
         for processor in options.processors:
-            logits = processor(logits, Written(active, out.tokens[active, :position]))
+            logits = processor(logits, written)
         allowed = torch.log_softmax(logits / options.temperature, dim=-1)
     if options.filtered:
         allowed = keep_likely(allowed, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p)

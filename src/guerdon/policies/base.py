@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from guerdon.rollouts import Rollouts, join
-from guerdon.tasks.base import Kind, Problem, Starts
+from guerdon.tasks.base import Kind, Problem, Starts, Task
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class SamplingOptions(pydantic.BaseModel):
     """Options of the recipe's ``sampling`` section that a policy understands; subclassed by each policy."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
+
+    def bound_to(self, task: Task) -> SamplingOptions:
+        """The options for a task that has been built, with whatever they take from it."""
+        return self
 
 
 class Policy(ABC):

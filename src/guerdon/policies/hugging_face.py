@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from guerdon.engine.attention import Attend, TreeAttention
+from guerdon.engine.fused import Transformer
 from guerdon.engine.packing import pack_rows
 from guerdon.errors import RecipeError
+from guerdon.policies.llama import llama_transformer
 
 _NAME = "guerdon_flat"  # of our attention among those of transformers
 _TOLERANCE = 1e-3
@@ -130,6 +132,10 @@ class HuggingFaceModel(nn.Module):
         with _attention(decoder.config, _NAME):
             out = decoder(input_ids=ids[None], position_ids=positions[None], use_cache=False, attend=attend)
         return out.last_hidden_state[0]
+
+    def transformer(self) -> Transformer | None:
+        """The weights as they are now, if the engine knows the architecture."""
+        return llama_transformer(self._decoder[0], self.project) if self.flat else None
 
     def padded(
         self, ids: Tensor, attention: Tensor, cache: HuggingFaceCache | None = None, *, keep: bool = False

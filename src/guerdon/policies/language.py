@@ -12,17 +12,19 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from guerdon.engine.filters import keep_listed
 from guerdon.engine.generate import Completions, GenerationOptions, generate
 from guerdon.engine.logits import token_logp
 from guerdon.engine.padding import left_pad, right_pad
 from guerdon.engine.reading import LanguageModel, read
+from guerdon.engine.tools import Tool, ToolCompletions, rollout_with_tool
 from guerdon.errors import RecipeError
 from guerdon.objectives.entropy import categorical_entropy
 from guerdon.policies.base import Evaluation, Policy, SamplingOptions
 from guerdon.policies.critic import SoftMinCritic
-from guerdon.policies.rows import Placer, before_actions, present_tokens
-from guerdon.rollouts import Rollouts, make_rollouts, pad_actions
-from guerdon.tasks.base import Problem, Starts
+from guerdon.policies.rows import Placer, before_actions, join_prompts, present_tokens
+from guerdon.rollouts import Rollouts, make_rollouts
+from guerdon.tasks.base import Problem, Starts, Task
 
 
 class LanguageSampling(SamplingOptions):
@@ -35,6 +37,7 @@ class LanguageSampling(SamplingOptions):
         top_p: keep the smallest set of tokens whose mass reaches p.
         min_p: keep tokens at least p times as likely as the likeliest; 0 keeps all.
         stop: a completion ends once it holds one of these strings, which stays a part of it.
+        tool: what a completion may ask while it is written.
     """
 
     max_new_tokens: int = Field(default=32, ge=1)
@@ -43,6 +46,11 @@ class LanguageSampling(SamplingOptions):
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, lt=1)
     stop: list[str] = Field(default=[])
+    tool: Tool | None = None
+
+    def bound_to(self, task: Task) -> LanguageSampling:
+        """The options with the function of the tool, if there is one."""
+        return self if self.tool is None else self.model_copy(update={"tool": self.tool.bound_to(task)})
 
 
 class LanguagePolicy(Policy):
@@ -126,6 +134,7 @@ class LanguagePolicy(Policy):
                 options,
                 finished=out.finished[rows],
                 entropy=out.entropy[rows],
+                **({"present": out.present[rows], "turn": out.turn[rows]} if isinstance(out, ToolCompletions) else {}),
             )
 
         def hand_over(rows: Tensor, out: Completions) -> None:
@@ -133,7 +142,12 @@ class LanguagePolicy(Policy):
             ended(rollouts_of(rows.tolist(), out), rows.tolist())
 
         settings = self._generation(options, greedy=greedy)
-        out = self._write(prompts, settings, seed=seed, ended=None if ended is None else hand_over)
+        early = None if ended is None else hand_over
+        if options.tool is None:
+            out = self._write(prompts, settings, seed=seed, ended=early)
+        else:
+            texts: dict[str, Any] = {"pad": self.pad, "encode": self._inserted, "decode": self._decoded}
+            out = rollout_with_tool(self._write, prompts, settings, options.tool, seed=seed, ended=early, **texts)
         return rollouts_of(list(range(len(prompts))), out)
 
     @torch.no_grad()
@@ -152,7 +166,12 @@ class LanguagePolicy(Policy):
             at: number of actions that each branch keeps, less than its parent has.
             options: how to draw; the budget is that of the whole completion.
             seed: of the draws.
+
+        Raises:
+            RecipeError: when the completions may ask a tool.
         """
+        if options.tool is not None:
+            raise RecipeError("completions that may ask a tool cannot be branched; remove 'sampling.tool'")
         assert rollouts.tokens is not None
         parent, kept = torch.tensor(list(rows)), torch.tensor(list(at))
         of = rollouts[parent]
@@ -217,19 +236,24 @@ class LanguagePolicy(Policy):
         logp, _ = token_logp(self.model.project, states, tokens[mask], torch.ones(len(states)))
         return torch.zeros(mask.shape).masked_scatter(mask, logp), mask
 
+    def states(self, rollouts: Rollouts) -> Tensor:
+        """Last hidden states (M,D) from which the actions were chosen, row by row; differentiable."""
+        assert rollouts.tokens is not None
+        prompt, attention = rollouts.payload["prompt_tokens"], rollouts.payload["attention"]
+        acted = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), rollouts.mask], dim=1)
+        ids = torch.cat([prompt, rollouts.tokens], dim=1)
+        return read(self.model, ids, attention, before_actions(acted, attention), max_tokens=self.max_tokens)
+
     def evaluate(self, rollouts: Rollouts, *, logits: bool = False) -> Evaluation:
         """Score the tokens of each completion given its prompt, teacher-forced."""
         assert rollouts.tokens is not None
-        mask, prompt = rollouts.mask, rollouts.payload["prompt_tokens"]
-        attention = rollouts.payload["attention"]
-        acted = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), mask], dim=1)
-        ids = torch.cat([prompt, rollouts.tokens], dim=1)
-        states = read(self.model, ids, attention, before_actions(acted, attention), max_tokens=self.max_tokens)
+        states, mask = self.states(rollouts), rollouts.mask
         tokens, place = rollouts.tokens[mask], Placer(mask)
         temperature = rollouts.payload["temperature"][mask.nonzero()[:, 0]]
-        scores = None
-        if logits:
+        scores, listed = None, rollouts.payload.get("listed", None)
+        if logits or listed is not None:
             scores = self.model.project(states).float() / temperature.unsqueeze(1)
+            scores = scores if listed is None else keep_listed(scores, listed[mask])
             log_probs = torch.log_softmax(scores, dim=-1)
             logp = log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
             entropy = categorical_entropy(scores)
@@ -239,7 +263,7 @@ class LanguagePolicy(Policy):
             logp=place(logp),
             entropy=place(entropy),
             value_prediction=place(self.value(states).squeeze(-1)) if self.value is not None else None,
-            logits=None if scores is None else place(scores),
+            logits=place(scores) if logits and scores is not None else None,
         )
 
     @torch.no_grad()
@@ -272,18 +296,7 @@ class LanguagePolicy(Policy):
 
     def join_payloads(self, parts: Sequence[Rollouts]) -> TensorDict:
         """Prompts left-padded to the longest, and what is attended to in them and in the completions."""
-        widest = max(part.payload["prompt_tokens"].shape[1] for part in parts)
-        longest = max(part.mask.shape[1] for part in parts)
-        prompts, attention = [], []
-        for part in parts:
-            tokens, width = part.payload["prompt_tokens"], part.payload["prompt_tokens"].shape[1]
-            missing = (widest - width, 0)
-            prompts.append(nn.functional.pad(tokens, missing, value=self.pad))
-            seen = nn.functional.pad(part.payload["attention"], missing)
-            attention.append(pad_actions(seen, widest + longest))
-        payload = {"prompt_tokens": torch.cat(prompts), "attention": torch.cat(attention)}
-        payload["temperature"] = torch.cat([part.payload["temperature"] for part in parts])
-        return TensorDict(payload, [len(payload["temperature"])])
+        return join_prompts(parts, self.pad)
 
     @torch.no_grad()
     def replay(
@@ -316,29 +329,37 @@ class LanguagePolicy(Policy):
         return rollouts
 
     def evaluation_options(self, options: LanguageSampling) -> LanguageSampling:
-        """Temperature 1 and the whole distribution, with the budget of training."""
-        return LanguageSampling(max_new_tokens=options.max_new_tokens)
+        """Temperature 1 and the whole distribution, with the budget and the tool of training."""
+        return LanguageSampling(max_new_tokens=options.max_new_tokens, tool=options.tool)
 
     def supervised_loss(self, problems: list[Problem], seed: int) -> Tensor:
-        """Mean cross-entropy of the reference answers' tokens, end token included.
+        """Mean cross-entropy of the tokens of reference answers or demonstrations, end token included.
+
+        What a tool says in a demonstration is read and not imitated.
 
         Raises:
             RecipeError: when a problem has no answer to imitate.
         """
         sequences: list[list[int]] = []
-        starts: list[int] = []
+        imitated: list[list[int]] = []
         for problem in problems:
-            if problem.answer is None:
+            if problem.answer is None and not problem.demonstration:
                 raise RecipeError("'warm_start' imitates answers, and this task's problems have none; remove it")
-            prompt = self.encode_prompt(problem.prompt)
-            starts.append(len(prompt))
-            sequences.append(prompt + self.encode_answer(str(problem.answer)))
+            # The prompt, then what the policy writes and what a tool says, in turn.
+            pieces = [self.encode_prompt(problem.prompt), *self._demonstrated(problem)]
+            sequences.append([token for piece in pieces for token in piece])
+            imitated.append([place % 2 for place, piece in enumerate(pieces) for _ in piece])
         ids, attention = right_pad(sequences, self.pad)
-        at = attention & (torch.arange(ids.shape[1]) >= torch.tensor(starts).unsqueeze(1) - 1)
-        at &= torch.arange(ids.shape[1]) < attention.sum(dim=1, keepdim=True) - 1
+        wanted = right_pad(imitated, 0)[0].bool()
         self.module.train()
-        scores = self.model.project(read(self.model, ids, attention, at)).float()
-        return torch.nn.functional.cross_entropy(scores, ids[at.roll(1, dims=1)])
+        scores = self.model.project(read(self.model, ids, attention, wanted.roll(-1, dims=1))).float()
+        return torch.nn.functional.cross_entropy(scores, ids[wanted])
+
+    def _demonstrated(self, problem: Problem) -> list[list[int]]:
+        if not problem.demonstration:
+            return [self.encode_answer(str(problem.answer))]
+        *before, last = problem.demonstration
+        return [*(self._inserted(text) for text in before), self.encode_answer(last)]
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts; each distinct one is encoded once."""
@@ -360,6 +381,10 @@ class LanguagePolicy(Policy):
         self.module.eval()
         return generate(self.model, prefixes, settings, pad=self.pad, seed=seed, decode=self._decoded, **options)
 
+    def _inserted(self, text: str) -> list[int]:
+        ids: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(ids)
+
     def _decoded(self, tokens: list[list[int]]) -> list[str]:
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
@@ -373,9 +398,10 @@ class LanguagePolicy(Policy):
         options: LanguageSampling,
         *,
         finished: Tensor,
+        present: Tensor | None = None,
         **fields: Any,
     ) -> Rollouts:
-        """A batch of completions, however they came about."""
+        """A batch of completions, however they came about; ``present`` are their tokens, if not all are actions."""
         prompt_tokens, prompt_mask = left_pad(prompts, self.pad)
         return make_rollouts(
             starts.group,
@@ -387,7 +413,7 @@ class LanguagePolicy(Policy):
             version=starts.version,
             payload={
                 "prompt_tokens": prompt_tokens,
-                "attention": torch.cat([prompt_mask, mask], dim=1),
+                "attention": torch.cat([prompt_mask, mask if present is None else present], dim=1),
                 "temperature": torch.full((len(prompts),), options.temperature),
             },
             tokens=tokens,

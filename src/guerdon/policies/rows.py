@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from tensordict import TensorDict
 from torch import Tensor
+from torch.nn.functional import pad as padded
+
+from guerdon.policies.base import Policy, SamplingOptions
+from guerdon.rollouts import Rollouts, pad_actions
+from guerdon.tasks.base import Starts
 
 
 class Placer:
@@ -29,3 +37,49 @@ def before_actions(acted: Tensor, attention: Tensor) -> Tensor:
 def present_tokens(ids: Tensor, attention: Tensor) -> list[list[int]]:
     """The tokens (N,P) that are attended to, row by row."""
     return [row[kept[: ids.shape[1]]].tolist() for row, kept in zip(ids, attention, strict=True)]
+
+
+def written_rollouts(
+    policy: Policy,
+    starts: Starts,
+    options: SamplingOptions,
+    tokens: Tensor,
+    mask: Tensor,
+    logp: Tensor,
+    entropy: Tensor,
+) -> Rollouts:
+    """Rollouts of what a language policy has written by other means than ``sample``.
+
+    Args:
+        policy: wrote it.
+        starts: one problem per completion.
+        options: how it was drawn.
+        tokens, mask, logp, entropy: (N,T) of the completions, right-padded.
+    """
+    rows, known = ([x[keep].tolist() for x, keep in zip(values, mask, strict=True)] for values in (tokens, logp))
+    rollouts = policy.replay(starts, rows, options, logp=known)
+    rollouts.external, rollouts.entropy = None, entropy[:, : rollouts.mask.shape[1]]
+    return rollouts
+
+
+def join_prompts(parts: Sequence[Rollouts], pad: int) -> TensorDict:
+    """The material of several batches of a language policy below one another.
+
+    Prompts are left-padded with ``pad`` to the longest, completions have room for the longest, and rows whose tokens
+    nothing restricted list none.
+    """
+    widest = max(part.payload["prompt_tokens"].shape[1] for part in parts)
+    longest = max(part.mask.shape[1] for part in parts)
+    columns: dict[str, list[Tensor]] = {"prompt_tokens": [], "attention": [], "temperature": []}
+    for part in parts:
+        payload, missing = part.payload, (widest - part.payload["prompt_tokens"].shape[1], 0)
+        columns["prompt_tokens"].append(padded(payload["prompt_tokens"], missing, value=pad))
+        columns["attention"].append(pad_actions(padded(payload["attention"], missing), widest + longest))
+        columns["temperature"].append(payload["temperature"])
+    if any("listed" in part.payload.keys() for part in parts):  # noqa: SIM118 - a TensorDict has no membership test
+        of_part = [part.payload.get("listed", part.mask.new_empty(*part.mask.shape, 0).long()) for part in parts]
+        most = max(listed.shape[2] for listed in of_part)
+        columns["listed"] = [
+            padded(listed, (0, most - listed.shape[2], 0, longest - listed.shape[1]), value=-1) for listed in of_part
+        ]
+    return TensorDict({name: torch.cat(column) for name, column in columns.items()}, [sum(map(len, parts))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from guerdon.engine.attention import Attend
+from guerdon.engine.fused import Layer, Transformer
 from guerdon.engine.reading import read
 from guerdon.policies.language import LanguagePolicy
 from guerdon.registry import register
@@ -86,6 +87,17 @@ class Block(nn.Module):
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
+    def layer(self) -> Layer:
+        """The weights as they are now."""
+        return Layer(
+            norm1=self.norm1.weight,
+            qkv=self.attention.qkv.weight,
+            out=self.attention.out.weight,
+            norm2=self.norm2.weight,
+            gate_up=self.gate_up.weight,
+            down=self.down.weight,
+        )
+
 
 class TinyTransformer(nn.Module):
     """Decoder-only transformer: RMSNorm, rotary positions, SwiGLU, tied embeddings."""
@@ -111,6 +123,22 @@ class TinyTransformer(nn.Module):
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, attend, layer)
         return self.norm(x)
+
+    def transformer(self) -> Transformer:
+        """The weights as they are now."""
+        size = self.head_size
+        heads, precise = self.embed.weight.shape[1] // size, torch.float32
+        return Transformer(
+            embed=self.embed.weight,
+            layers=[cast(Block, block).layer() for block in self.blocks],
+            norm=self.norm.weight,
+            eps=None,
+            heads=heads,
+            kinds=heads,
+            scale=size**-0.5,
+            rotary=lambda positions: _rotary(positions, size, precise)[:, 0],
+            project=self.project,
+        )
 
     def padded(self, ids: Tensor, attention: Tensor, cache: Any = None, *, keep: bool = False) -> tuple[Tensor, Any]:
         """Never asked for: ``flat`` is true."""

@@ -10,11 +10,18 @@ if TYPE_CHECKING:
     from guerdon.rewards.base import Scorer as Scorer
     from guerdon.rewards.base import drop_faulted as drop_faulted
     from guerdon.rewards.base import score as score
+    from guerdon.rewards.bmas import Bmas as Bmas
     from guerdon.rewards.boxes import box_iou as box_iou
     from guerdon.rewards.code import python_tests as python_tests
     from guerdon.rewards.consensus import answer_entropy as answer_entropy
     from guerdon.rewards.consistency import ConsistencyReward as ConsistencyReward
+    from guerdon.rewards.detection import box_criterion as box_criterion
+    from guerdon.rewards.detection import box_detection as box_detection
+    from guerdon.rewards.detection import box_map as box_map
+    from guerdon.rewards.detection import box_map_length as box_map_length
+    from guerdon.rewards.detection import box_repetition as box_repetition
     from guerdon.rewards.embedding import EmbeddingSimilarity as EmbeddingSimilarity
+    from guerdon.rewards.evidence import evidence_found as evidence_found
     from guerdon.rewards.forms import Calls as Calls
     from guerdon.rewards.forms import Score as Score
     from guerdon.rewards.forms import batched as batched
@@ -35,8 +42,19 @@ if TYPE_CHECKING:
     from guerdon.rewards.ngrams import Chrf as Chrf
     from guerdon.rewards.ngrams import Rouge as Rouge
     from guerdon.rewards.ngrams import token_f1 as token_f1
+    from guerdon.rewards.process import cost_aware_f1 as cost_aware_f1
+    from guerdon.rewards.process import retrieval_bonus as retrieval_bonus
+    from guerdon.rewards.process import search_format as search_format
+    from guerdon.rewards.ranked import rank_discount as rank_discount
+    from guerdon.rewards.reasoning_graph import GraphReasoning as GraphReasoning
+    from guerdon.rewards.sets import evidence_set as evidence_set
+    from guerdon.rewards.sets import triplet_set as triplet_set
     from guerdon.rewards.sql import SqlSchemaLinking as SqlSchemaLinking
     from guerdon.rewards.sql import sql_execution as sql_execution
+    from guerdon.rewards.sql_partial import SqlJudge as SqlJudge
+    from guerdon.rewards.sql_partial import sql_ngrams as sql_ngrams
+    from guerdon.rewards.sql_partial import sql_syntax as sql_syntax
+    from guerdon.rewards.sql_partial import tag_boundaries as tag_boundaries
     from guerdon.rewards.structure import JsonSchema as JsonSchema
     from guerdon.rewards.structure import tags as tags
     from guerdon.rewards.text import AdaptiveSemantic as AdaptiveSemantic
@@ -44,20 +62,27 @@ if TYPE_CHECKING:
     from guerdon.rewards.text import semantic_similarity as semantic_similarity
     from guerdon.rewards.text import sentence_coverage as sentence_coverage
     from guerdon.rewards.text import text_overlap as text_overlap
+    from guerdon.rewards.tool_calls import correct_tool_calls as correct_tool_calls
+    from guerdon.rewards.tool_calls import thought_words as thought_words
+    from guerdon.rewards.tool_calls import tool_format as tool_format
     from guerdon.rewards.verifiable import exact as exact
     from guerdon.rewards.verifiable import math_verify as math_verify
     from guerdon.rewards.verifiable import numeric as numeric
     from guerdon.rewards.verifiable import regex as regex
+    from guerdon.rewards.verifiable import relaxed_numeric as relaxed_numeric
     from guerdon.rewards.workers import WorkerPool as WorkerPool
 
 # Imported on first use, so that a worker process which wants one light module does not load torch.
 _HOMES = {
     "base": ("Fault", "Reward", "Scorer", "drop_faulted", "score"),
+    "bmas": ("Bmas",),
     "boxes": ("box_iou",),
     "code": ("python_tests",),
     "consensus": ("answer_entropy",),
     "consistency": ("ConsistencyReward",),
+    "detection": ("box_criterion", "box_detection", "box_map", "box_map_length", "box_repetition"),
     "embedding": ("EmbeddingSimilarity",),
+    "evidence": ("evidence_found",),
     "forms": ("Calls", "Score", "batched", "grouped", "reward"),
     "judge": ("ComparativeRubricJudge", "Tournament"),
     "judge_compare": ("JudgePairwise", "JudgeRanking"),
@@ -66,21 +91,29 @@ _HOMES = {
     "likelihood": ("low_prob_confidence",),
     "multiple_choice": ("choice",),
     "ngrams": ("Bleu", "Chrf", "Rouge", "token_f1"),
+    "process": ("cost_aware_f1", "retrieval_bonus", "search_format"),
+    "reasoning_graph": ("GraphReasoning",),
+    "sets": ("evidence_set", "triplet_set"),
     "sql": ("SqlSchemaLinking", "sql_execution"),
+    "sql_partial": ("SqlJudge", "sql_ngrams", "sql_syntax", "tag_boundaries"),
+    "ranked": ("rank_discount",),
     "structure": ("JsonSchema", "tags"),
     "text": ("AdaptiveSemantic", "length_aware_bleu", "semantic_similarity", "sentence_coverage", "text_overlap"),
-    "verifiable": ("exact", "math_verify", "numeric", "regex"),
+    "tool_calls": ("correct_tool_calls", "thought_words", "tool_format"),
+    "verifiable": ("exact", "math_verify", "numeric", "regex", "relaxed_numeric"),
     "workers": ("WorkerPool",),
 }
 __all__ = [
     "AdaptiveSemantic",
     "Bleu",
+    "Bmas",
     "Calls",
     "Chrf",
     "ComparativeRubricJudge",
     "ConsistencyReward",
     "EmbeddingSimilarity",
     "Fault",
+    "GraphReasoning",
     "JsonSchema",
     "JudgePairwise",
     "JudgeRanking",
@@ -91,16 +124,26 @@ __all__ = [
     "Rouge",
     "Score",
     "Scorer",
+    "SqlJudge",
     "SqlSchemaLinking",
     "Tournament",
     "WorkerPool",
     "answer_entropy",
     "batched",
+    "box_criterion",
+    "box_detection",
     "box_iou",
+    "box_map",
+    "box_map_length",
+    "box_repetition",
     "choice",
+    "correct_tool_calls",
+    "cost_aware_f1",
     "digit_gold",
     "digit_proxy",
     "drop_faulted",
+    "evidence_found",
+    "evidence_set",
     "exact",
     "grouped",
     "length_aware_bleu",
@@ -108,15 +151,25 @@ __all__ = [
     "math_verify",
     "numeric",
     "python_tests",
+    "rank_discount",
     "regex",
+    "relaxed_numeric",
+    "retrieval_bonus",
     "reward",
     "score",
+    "search_format",
     "semantic_similarity",
     "sentence_coverage",
     "sql_execution",
+    "sql_ngrams",
+    "sql_syntax",
+    "tag_boundaries",
     "tags",
     "text_overlap",
+    "thought_words",
     "token_f1",
+    "tool_format",
+    "triplet_set",
 ]
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from tensordict import NonTensorStack, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 
-from guerdon.errors import RecipeError, RewardError
+from guerdon.errors import RecipeError, RewardError, nearest
 from guerdon.fields import FIELDS
 from guerdon.registry import Bound, Method, describe, missing_field
-from guerdon.rewards.columns import Column, Fault, column_of, spread
+from guerdon.rewards.columns import Column, Fault, column_of, keep_details, spread
 from guerdon.rewards.event_loop import AsyncCalls
 from guerdon.rewards.forms import (
     Calls,
@@ -52,6 +52,7 @@ __all__ = [
 OnFault = Literal["drop", "floor", "stop"]
 Waiting = Callable[[], Reply]
 
+_MISSING = object()
 # Fields that belong to the batch, not to a sample.
 _SHARED = frozenset({"step", "component_names", "component_weights"})
 
@@ -68,6 +69,8 @@ class Reward:
         on_fault: ``drop`` takes the sample out of its group, ``floor`` gives it ``floor``, ``stop`` ends the run.
         floor: the value of a faulted sample under ``floor``.
         calls: where and under which limits the function is called.
+        when: the samples that are scored: keys of their metadata (``a.b`` for nested ones), each with the values that
+            will do. All by default.
 
     Raises:
         RecipeError: when the function cannot be called so.
@@ -81,6 +84,7 @@ class Reward:
     on_fault: OnFault = "drop"
     floor: float = 0.0
     calls: Calls = field(default_factory=Calls)
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     # Kept by copies of the reward, so that evaluation works in the pool of training.
     _pools: dict[int, WorkerPool] = field(default_factory=dict, compare=False, repr=False)
 
@@ -135,6 +139,38 @@ class Reward:
     def told(self) -> dict[str, float]:
         """Numbers that the function gave beside its last results."""
         return {}
+
+    def changed(self, options: Mapping[str, Any], weight: float) -> Reward:
+        """The same reward with other options and another weight; what it remembers goes along if no option differs."""
+        if options != self.options:
+            return replace(self, options=options, weight=weight, _pools={})
+        other = replace(self, weight=weight)
+        if self.method is not None:
+            other.__dict__.update(bound=self.bound, told=self.told)
+        return other
+
+    def rows(self, batch: Rollouts, *, part: bool = False) -> list[int]:
+        """The samples that it scores.
+
+        Args:
+            batch: the trajectories.
+            part: whether they are part of a batch only.
+
+        Raises:
+            RewardError: when no sample's metadata in a whole batch has a key that ``when`` names.
+        """
+        rows = list(range(len(batch)))
+        known = [data or {} for data in batch.metadata or [{} for _ in rows]] if self.when else []
+        for key, values in self.when.items():
+            found = [_look_up(data, key) for data in known]
+            if not part and all(value is _MISSING for value in found):
+                seen = sorted({name for data in known for name in data})
+                raise RewardError(
+                    f"reward '{self.name}' is asked when '{key}' is one of {list(values)}, but no sample's metadata "
+                    f"has '{key}'{nearest(key, seen)}; it has {', '.join(seen) or 'nothing'}"
+                )
+            rows = [row for row in rows if found[row] in values]
+        return rows
 
     def close(self) -> None:
         """End the workers; a later call starts new ones."""
@@ -211,8 +247,8 @@ class Scorer:
             if not _can_begin(spec):
                 continue
             columns = _columns(spec, Fields(rollouts, step=self._step))
-            for place, row in enumerate(rows):
-                self._begun[spec.name][row] = spec.caller.submit(_sample(columns, place))
+            for place in spec.rows(rollouts, part=True):
+                self._begun[spec.name][rows[place]] = spec.caller.submit(_sample(columns, place))
 
     def collect(self, rollouts: Rollouts) -> tuple[Rollouts, list[Fault]]:
         """Write the raw component of every reward into ``rollouts.rewards`` (or ``.watch``) and report the faults.
@@ -245,7 +281,7 @@ class Scorer:
             faults += column.faults
             destination[spec.name] = values.to(rollouts.mask.device)
             spec.told.update(column.stats)
-        _keep_details(rollouts, {name: column.details for name, column in columns.items()})
+        keep_details(rollouts, {name: column.details for name, column in columns.items()})
         return rollouts, faults
 
     def cancel(self) -> None:
@@ -255,18 +291,28 @@ class Scorer:
                 spec.caller.cancel()
 
     def _begin(self, spec: Reward, fields: Fields) -> list[tuple[list[int], Waiting]]:
-        columns, n = _columns(spec, fields), len(fields.rollouts)
+        columns, batch = _columns(spec, fields), fields.rollouts
+        asked = spec.rows(batch)
         if spec.form == "sample":
             early = self._begun[spec.name]
-            return [
-                ([row], early[row] if row in early else spec.caller.submit(_sample(columns, row))) for row in range(n)
-            ]
+            return [([row], early[row] if row in early else spec.caller.submit(_sample(columns, row))) for row in asked]
         if spec.form == "batch":
-            return [(list(range(n)), spec.caller.submit(columns))]
+            whole = len(asked) == len(batch)
+            return [(asked, spec.caller.submit(columns if whole else _picked(columns, asked)))] if asked else []
         members: dict[int, list[int]] = {}
-        for row, key in enumerate(fields["group"].tolist()):
-            members.setdefault(key, []).append(row)
+        keys = fields["group"].tolist()
+        for row in asked:
+            members.setdefault(keys[row], []).append(row)
         return [(rows, spec.caller.submit(_picked(columns, rows))) for rows in members.values()]
+
+
+def _look_up(data: Any, path: str) -> Any:
+    """What a mapping holds under ``a.b.c``."""
+    for key in path.split("."):
+        if not isinstance(data, Mapping) or key not in data:
+            return _MISSING
+        data = data[key]
+    return data
 
 
 def _can_begin(spec: Reward) -> bool:
@@ -365,18 +411,6 @@ def _picked(columns: Mapping[str, Any], rows: list[int]) -> dict[str, Any]:
 def _portable(value: Any) -> Any:
     """A value as it crosses to another process: tensors on the CPU, without the batch they are a view of."""
     return value.detach().cpu().clone() if isinstance(value, Tensor | TensorDictBase) else value
-
-
-def _keep_details(rollouts: Rollouts, details: Mapping[str, Mapping[int, Any]]) -> None:
-    """Write what rewards said of each sample beside it; those of a reward replace what it said before."""
-    if not any(details.values()):
-        return
-    before = rollouts.detail or [{} for _ in range(len(rollouts))]
-    rows = []
-    for row, known in enumerate(before):
-        kept = {name: detail for name, detail in (known or {}).items() if name not in details}
-        rows.append(kept | {name: found[row] for name, found in details.items() if row in found})
-    rollouts.detail = NonTensorStack(*rows)  # type: ignore[assignment]  # a list to whoever reads it
 
 
 def resolve_task_reward(task: Task) -> Method | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ def box_iou(
     answer: Any,
     *,
     layout: Layout = "xyxy",
-    award: Literal["mean_iou", "f1"] = "mean_iou",
+    award: Literal["mean_iou", "f1", "first"] = "mean_iou",
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5,
     format_weight: Annotated[float, Field(ge=0, le=1)] = 0.0,
     most: Annotated[int, Field(ge=1)] = 100,
@@ -39,19 +40,20 @@ def box_iou(
 
     mean_iou: sum of the IoU of matched boxes / max(boxes, references)
     f1: 2 m / (boxes + references),  m = matched pairs with an IoU of at least ``threshold``
+    first: IoU of the first box with the first reference, whatever follows
     value: (1 - format_weight) award + format_weight [there are boxes, and every one is valid]
 
-    The matching maximises the award, so a box too many costs as much as one that is missing. A box is four numbers in
-    brackets, ``[1, 2, 3, 4]`` or ``(1,2),(3,4)``, alone or anywhere in JSON; where the text has
-    ``<answer>...</answer>``, only there. One with NaN, an infinite number or no area is invalid, and counts as a box
-    that covers nothing.
+    The matching maximises the award, so a box too many costs as much as one that is missing; ``first`` is for referring
+    expressions, which mean one thing. A box is four numbers in brackets, ``[1, 2, 3, 4]`` or ``(1,2),(3,4)``, alone or
+    anywhere in JSON; where the text has ``<answer>...</answer>``, only there. One with NaN, an infinite number or no
+    area is invalid, and counts as a box that covers nothing.
 
     Args:
         text: what the policy wrote.
-        answer: a box, a list of boxes, or a text that names them. Labels are not compared.
+        answer: a box, a list of boxes, or a text or JSON objects that name them. Labels are not compared.
         layout: what the four numbers are, here as in the text: two corners, a corner with width and height, or the
             centre with width and height; in the units of the references.
-        award: which of the two.
+        award: which of the three.
         threshold: IoU from which a box counts as found, for ``f1``.
         format_weight: share of the value that form alone earns.
         most: boxes that a text may name; one with more earns 0.
@@ -63,13 +65,16 @@ def box_iou(
     Raises:
         RewardError: when the reference has no box, or an invalid one.
 
-    Source: Kuhn 1955 (the matching); Everingham et al. 2010 (IoU at a threshold).
+    Source: Kuhn 1955 (the matching); Everingham et al. 2010 (IoU at a threshold); Shen et al. 2025, arXiv 2504.07615
+    (``first``).
     """
     references = _references(answer, layout)
     marked = marked_answer(text)
     seen = _quadruples(text if marked is None else marked, most + 1)
     if not seen or len(seen) > most:
         return Score(0.0, detail={"why": "no box in the text" if not seen else f"more than {most} boxes"})
+    if award == "first":
+        seen, references, award = seen[:1], references[:1], "mean_iou"
     boxes = [box for box in (_corners(four, layout) for four in seen) if box is not None]
     overlaps = pairwise_iou(boxes, references)
     # A matching of all boxes, invalid ones aside: what is not matched earns nothing.
@@ -86,7 +91,7 @@ def box_iou(
     return Score(value, detail=detail)
 
 
-def pairwise_iou(first: Sequence[Box], second: Sequence[Box]) -> np.ndarray:
+def pairwise_iou(first: Sequence[Box] | np.ndarray, second: Sequence[Box] | np.ndarray) -> np.ndarray:
     """Intersection over union of each pair of boxes.
 
     Args:
@@ -100,6 +105,26 @@ def pairwise_iou(first: Sequence[Box], second: Sequence[Box]) -> np.ndarray:
     common = (high - low).clip(min=0).prod(axis=2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)]
     return common / (areas[0][:, None] + areas[1][None, :] - common)
+
+
+def pairwise_giou(first: Sequence[Box] | np.ndarray, second: Sequence[Box] | np.ndarray) -> np.ndarray:
+    """Generalised intersection over union: IoU - (hull - union) / hull of each pair of boxes with an area.
+
+    Args:
+        first, second: (n,4) and (m,4) corners.
+
+    Returns:
+        (n,m) in (-1,1].
+
+    Source: Rezatofighi et al. 2019, arXiv 1902.09630.
+    """
+    a, b = (np.asarray(boxes, dtype=float).reshape(-1, 4) for boxes in (first, second))
+    low, high = np.minimum(a[:, None, :2], b[None, :, :2]), np.maximum(a[:, None, 2:], b[None, :, 2:])
+    hull = (high - low).prod(axis=2)
+    iou = pairwise_iou(a, b)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)]
+    union = (areas[0][:, None] + areas[1][None, :]) / (1 + iou)  # both areas are union + intersection
+    return iou - (hull - union) / hull
 
 
 def _quadruples(text: str, most: int) -> list[list[float]]:
@@ -128,9 +153,12 @@ def _corners(four: Sequence[float], layout: Layout) -> Box | None:
 
 def _references(answer: Any, layout: Layout) -> list[Box]:
     """Corners of the reference boxes."""
+    several = answer if isinstance(answer, list | tuple) else [answer]
     try:
         if isinstance(answer, str):
             given = _quadruples(answer, 10_000)
+        elif any(isinstance(one, Mapping) for one in several):
+            given = _quadruples(json.dumps(answer), 10_000)
         else:
             given = np.asarray(answer, dtype=float).reshape(-1, np.shape(answer)[-1]).tolist()
         boxes = [_corners(four, layout) if len(four) == 4 else None for four in given]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,6 +18,7 @@ from guerdon.sandbox.problem_tests import Test, read_tests
 from guerdon.sandbox.verdict import TestResult, run_tests
 
 _LANGUAGES = frozenset({"python", "python3", "py", "py3"})
+_KEPT = 8192  # verdicts that may be reused
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -37,6 +40,8 @@ def python_tests(
     memory_mb: Count = 512,
     processes: Count = 16,
     require_isolation: bool = False,
+    tests_in: Literal["answer", "metadata"] = "answer",
+    reuse: bool = False,
 ) -> Score:
     """Give 1, or a share of it, for code that passes the problem's tests.
 
@@ -60,6 +65,11 @@ def python_tests(
         memory_mb: MiB of address space of each process.
         processes: processes and threads at a time.
         require_isolation: refuse to run code where only resource limits hold it.
+        tests_in: where the tests are: in the ``answer``, or the metadata where there is none; or in the ``metadata``
+            whatever the answer is, such as a solution that a warm start imitates.
+        reuse: give a program the verdict that the same program got on the same tests before, one of the last 8192 in
+            this process, and run it only the first time. All tests are run then. Not for programs that draw random
+            numbers, or whose time limits are tight.
 
     Returns:
         The value in [0,1]; its detail holds ``passed``, ``tests`` and, for each test, ``name``, ``passed`` and why not.
@@ -69,24 +79,33 @@ def python_tests(
         SandboxError: when no sandbox can be made, or isolation is required and there is none.
     """
     known = metadata if isinstance(metadata, Mapping) else {}
-    tests = read_tests(
-        known.get("tests") if answer is None else answer, entry_point=entry_point or known.get("entry_point")
-    )
+    given = known.get("tests") if answer is None or tests_in == "metadata" else answer
+    tests = read_tests(given, entry_point=entry_point or known.get("entry_point"))
     limits = Limits(cpu_time=cpu_time, wall_time=wall_time, memory=memory_mb * MIB, processes=processes)
-    results = run_code_tests(
-        text,
-        tests,
-        block=block,
-        limits=limits,
-        sandbox=shared_sandbox(require_isolation),
-        rel_tol=rel_tol,
-        abs_tol=abs_tol,
-        stop_early=award == "all",
-    )
+    terms: dict[str, Any] = {"block": block, "limits": limits, "rel_tol": rel_tol, "abs_tol": abs_tol}
+    run = functools.partial(run_code_tests, text, tests, **terms)
+    if reuse:
+        identity = (python_code(text, block=block), repr(tests), repr(terms), require_isolation)
+        results = _verdict(_Trial(identity, lambda: run(sandbox=shared_sandbox(require_isolation))))
+    else:
+        results = run(sandbox=shared_sandbox(require_isolation), stop_early=award == "all")
     passed = sum(result.passed for result in results)
     value = passed / len(results) if award == "share" else float(passed == len(results))
     shown = [{"name": r.name, "passed": r.passed} | ({"why": r.detail} if r.detail else {}) for r in results]
     return Score(value, detail={"passed": passed, "tests": len(results), "results": shown})
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A program before its tests; trials of one identity have one result."""
+
+    identity: tuple[Any, ...]
+    run: Callable[[], list[TestResult]] = field(compare=False)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _verdict(trial: _Trial) -> list[TestResult]:
+    return trial.run()
 
 
 def run_code_tests(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from tensordict import NonTensorStack
 from torch import Tensor
 
 from guerdon.rewards.forms import FaultKind, Form, Reply, Score, Unusable, failure
@@ -177,3 +178,15 @@ def spread(x: Tensor, width: tuple[int, ...], rollouts: Rollouts) -> Tensor:
     else:
         placed = torch.nn.functional.pad(at_last_turn(x, turn), (0, width[0] - turns_of(turn)))
     return placed.masked_fill(x.isnan().unsqueeze(1), math.nan)
+
+
+def keep_details(rollouts: Rollouts, details: Mapping[str, Mapping[int, Any]]) -> None:
+    """Write what rewards said of each sample beside it; those of a reward replace what it said before."""
+    if not any(details.values()):
+        return
+    before = rollouts.detail or [{} for _ in range(len(rollouts))]
+    rows = []
+    for row, known in enumerate(before):
+        kept = {name: detail for name, detail in (known or {}).items() if name not in details}
+        rows.append(kept | {name: found[row] for name, found in details.items() if row in found})
+    rollouts.detail = NonTensorStack(*rows)  # type: ignore[assignment]  # a list to whoever reads it

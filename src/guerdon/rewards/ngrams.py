@@ -194,12 +194,12 @@ def token_f1(text: str, answer: Any) -> Score:
 
     Source: Rajpurkar et al. 2016, arXiv 1606.05250.
     """
-    references = [_squad_words(reference) for reference in reference_texts("token_f1", answer)]
+    references = [squad_words(reference) for reference in reference_texts("token_f1", answer)]
     if not all(references):
         raise RewardError(
             f"reward 'token_f1': the reference answer {answer!r:.60} has only articles and punctuation; use 'exact'"
         )
-    written = _squad_words(text)
+    written = squad_words(text)
     if not written:
         return Score(0.0, detail={"why": "the text has no words"})
     return Score(max(2 * (written & words).total() / (written.total() + words.total()) for words in references))
@@ -209,7 +209,8 @@ _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _squad_words(text: str) -> Counter[str]:
+def squad_words(text: str) -> Counter[str]:
+    """The words of a text as SQuAD compares them: in lower case, without ASCII punctuation, a, an and the."""
     return Counter(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 

@@ -12,13 +12,14 @@ from pydantic import Field
 from guerdon.errors import RewardError
 from guerdon.rewards.extract import fenced_blocks, needed
 from guerdon.rewards.forms import Calls, Score, reward
-from guerdon.rewards.sql_compare import Comparison, Source, compare
+from guerdon.rewards.sql_compare import Comparison, Outcome, Source, compare
 from guerdon.rewards.workers import WorkerPool, pack
 
 Positive = Annotated[float, Field(gt=0)]
+Rows = Annotated[int, Field(ge=1)]
 Tolerance = Annotated[float, Field(ge=0)]
 
-_LONGEST = 10_000  # characters of a query
+LONGEST = 10_000  # characters of a query
 _MEMORY_MB = 512  # of the process that runs queries, beyond what it holds at first
 _GRACE = 5.0  # seconds beyond the limits of both queries after which the process is killed
 
@@ -34,7 +35,8 @@ def sql_execution(
     rel_tol: Tolerance = 1e-9,
     abs_tol: Tolerance = 1e-12,
     wall_time: Positive = 5.0,
-    max_rows: Annotated[int, Field(ge=1)] = 10_000,
+    max_rows: Rows = 10_000,
+    rows: Literal["multiset", "set"] = "multiset",
 ) -> Score:
     """Give 1 where a query gives the rows of the reference query on a SQLite database.
 
@@ -58,7 +60,8 @@ def sql_execution(
         ordered: whether the order of rows counts; ``auto`` where the reference query ends in ORDER BY.
         rel_tol, abs_tol: floats may differ by this share of the larger one, and by this.
         wall_time: seconds for each of the two queries.
-        max_rows: rows that the reference may give.
+        max_rows: rows that the reference may give; under ``rows: set`` also those of the query.
+        rows: under ``set`` neither duplicates nor order count, whatever ``ordered`` says.
 
     Returns:
         1.0 or 0.0; where it is 0, ``detail`` says under ``why``: no query, the database's error, the limit that was
@@ -67,22 +70,56 @@ def sql_execution(
     Raises:
         RewardError: when the reference is no query that works within the limits, or there is no database.
     """
+    settings = Comparison(ordered, rel_tol, abs_tol, wall_time, max_rows, rows)
+    outcome = query_outcome(
+        "sql_execution", text, reference_query("sql_execution", answer), metadata, database, settings
+    )
+    return Score(1.0) if outcome.kind == "equal" else _wrong(outcome.why)
+
+
+def query_outcome(
+    name: str, text: str, reference: str | None, metadata: Any, database: str | None, settings: Comparison
+) -> Outcome:
+    """What came of the query in a text, beside the reference query or, without one, by itself.
+
+    Args:
+        name: the reward that asks.
+        text, metadata, database: as in ``sql_execution``.
+        reference: the reference query.
+        settings: how results are compared.
+
+    Raises:
+        RewardError: when the reference is no query that works within the limits, or there is no database.
+    """
+    limit = 2 * settings.wall_time + _GRACE
+    arguments: dict[str, Any] = {"source": _source(name, database, metadata), "settings": settings}
+    query = sql_query(text)
+    if not query or len(query) > LONGEST:
+        return Outcome(
+            "fails", "no query in the text" if not query else f"the query is longer than {LONGEST} characters"
+        )
+    reply = _pool.submit({**arguments, "reference": reference, "query": query}, limit).result()
+    if reply.kind in ("timeout", "memory", "killed"):
+        ended, known = reply, reference or "SELECT 1"
+        reply = _pool.submit({**arguments, "reference": reference, "query": known}, limit).result()
+        if reply.kind is None:  # the reference works, so the query is to blame
+            return Outcome("fails", f"the query ended its process: {ended.kind}, {ended.message}")
+    if reply.kind is not None:
+        shown = "" if reference is None else f"; reference query: {reference:.200}"
+        raise RewardError(f"reward '{name}': {reply.message}{shown}")
+    return Outcome(*reply.result)
+
+
+def reference_query(name: str, answer: Any) -> str:
+    """The reference query that a reward is given as the answer.
+
+    Raises:
+        RewardError: when it is no text, or empty.
+    """
     reference = answer.strip() if isinstance(answer, str) else ""
     if not reference:
-        raise RewardError(f"reward 'sql_execution': the reference query is {answer!r:.60}, want SQL; fix the answers")
-    settings = Comparison(ordered, rel_tol, abs_tol, wall_time, max_rows)
-    arguments: dict[str, Any] = {"source": _source(database, metadata), "reference": reference, "settings": settings}
-    query = sql_query(text)
-    if not query or len(query) > _LONGEST:
-        return _wrong("no query in the text" if not query else f"the query is longer than {_LONGEST} characters")
-    reply = _pool.submit({**arguments, "query": query}, 2 * wall_time + _GRACE).result()
-    if reply.kind in ("timeout", "memory", "killed"):
-        ended, reply = reply, _pool.submit({**arguments, "query": reference}, 2 * wall_time + _GRACE).result()
-        if reply.kind is None:  # the reference works, so the query is to blame
-            return _wrong(f"the query ended its process: {ended.kind}, {ended.message}")
-    if reply.kind is not None:
-        raise RewardError(f"reward 'sql_execution': {reply.message}; reference query: {reference:.200}")
-    return Score(1.0) if reply.result == "" else _wrong(reply.result)
+        raise RewardError(f"reward '{name}': the reference query is {answer!r:.60}, want SQL; fix the answers")
+    return reference
 
 
 def _wrong(why: str) -> Score:
@@ -98,25 +135,25 @@ def sql_query(text: str) -> str:
     return (marked or [content for language, content in blocks if not language] or [""])[-1].strip()
 
 
-def _source(database: str | None, metadata: Any) -> Source:
+def _source(name: str, database: str | None, metadata: Any) -> Source:
     """Where the problem's database is, or how it is made."""
     known = metadata if isinstance(metadata, Mapping) else {}
     if database is None and known.get("database") is None:
         if isinstance(script := known.get("script"), str):
             return Source(script=script)
         raise RewardError(
-            "reward 'sql_execution': there is no database; give its path as option 'database' or in the problem's "
+            f"reward '{name}': there is no database; give its path as option 'database' or in the problem's "
             "metadata under 'database', or there a script that makes it under 'script'"
         )
     try:
         path = Path(str(known["database"]) if database is None else database.format_map(known))
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise RewardError(
-            f"reward 'sql_execution': database {database!r} cannot be filled from the problem's metadata "
+            f"reward '{name}': database {database!r} cannot be filled from the problem's metadata "
             f"({type(error).__name__}: {error}), which has {', '.join(sorted(map(str, known))) or 'nothing'}"
         ) from None
     if not path.is_file():
-        raise RewardError(f"reward 'sql_execution': no database at '{path}'; correct 'database'")
+        raise RewardError(f"reward '{name}': no database at '{path}'; correct 'database'")
     return Source(path=str(path.resolve()))
 
 
@@ -127,24 +164,25 @@ _pool = WorkerPool(pack(compare, {}), Calls(workers=1, memory_mb=_MEMORY_MB if s
 class SqlSchemaLinking:
     """Score how far a query names the tables and columns of the reference query.
 
-    f1: 2 |A ∩ B| / (|A| + |B|)   jaccard: |A ∩ B| / |A ∪ B|
+    f1: 2 |A ∩ B| / (|A| + |B|)   jaccard: |A ∩ B| / |A ∪ B|   recall: |A ∩ B| / |B|
 
-    A and B are the tables and columns of the two queries, without case. Aliases are resolved, tables that the query
+    A and B are the tables and columns of the query and of the reference, without case. A query that names every column
+    there is has full recall. Aliases are resolved, tables that the query
     itself defines (WITH, subqueries) and their columns are left out, columns count by their own names alone, so ``t.a``
     is ``a``, and ``*`` is none. The query is parsed and never run.
 
     Args:
-        measure: which of the two.
+        measure: which of the three.
         dialect: how sqlglot reads the queries: ``sqlite``, ``postgres``, ``mysql``, ``bigquery``, ...
 
     Raises:
         RecipeError: when the sqlglot library is missing.
         RewardError: when it does not know the dialect.
 
-    Source: sqlglot, https://github.com/tobymao/sqlglot.
+    Source: sqlglot, https://github.com/tobymao/sqlglot; recall is the form of Pourreza et al. 2025.
     """
 
-    def __init__(self, *, measure: Literal["f1", "jaccard"] = "f1", dialect: str = "sqlite") -> None:
+    def __init__(self, *, measure: Literal["f1", "jaccard", "recall"] = "f1", dialect: str = "sqlite") -> None:
         self._library = needed("sqlglot", "sql_schema_linking", "sql")
         self._scopes = needed("sqlglot.optimizer.scope", "sql_schema_linking", "sql")
         self._measure, self._dialect = measure, dialect
@@ -179,9 +217,10 @@ class SqlSchemaLinking:
         except ValueError as error:
             return _wrong(str(error))
         both = len(seen & wanted)
-        value = 2 * both / (len(seen) + len(wanted)) if self._measure == "f1" else both / len(seen | wanted)
+        size = {"f1": (len(seen) + len(wanted)) / 2, "jaccard": len(seen | wanted), "recall": len(wanted)}
+        value = both / size[self._measure]
         detail = {"missing": sorted(wanted - seen), "extra": sorted(seen - wanted)[:20]}
-        return Score(value, detail=detail if value < 1 else None)
+        return Score(value, detail=detail if seen != wanted else None)
 
     def links(self, query: str) -> frozenset[str]:
         """Tables (``table NAME``) and columns (``column NAME``) of a query.
@@ -189,8 +228,8 @@ class SqlSchemaLinking:
         Raises:
             ValueError: when it is no single query that can be parsed.
         """
-        if not query or len(query) > _LONGEST:
-            raise ValueError("no query in the text" if not query else f"longer than {_LONGEST} characters")
+        if not query or len(query) > LONGEST:
+            raise ValueError("no query in the text" if not query else f"longer than {LONGEST} characters")
         try:
             parsed = [one for one in self._library.parse(query, dialect=self._dialect) if one is not None]
             single = len(parsed) == 1 and isinstance(parsed[0], self._library.exp.Query)

@@ -1,4 +1,4 @@
-"""Runs two queries on a SQLite database that neither can change, and compares their rows; for a process of its own."""
+"""Runs queries on a SQLite database that none can change, and compares their rows; for a process of its own."""
 
 from __future__ import annotations
 
@@ -52,6 +52,14 @@ class Comparison(NamedTuple):
     abs_tol: float = 1e-12
     wall_time: float = 5.0
     max_rows: int = 10_000
+    rows: Literal["multiset", "set"] = "multiset"
+
+
+class Outcome(NamedTuple):
+    """What came of a query beside the reference, and why, where it is not ``equal``."""
+
+    kind: Literal["equal", "differs", "fails"]
+    why: str = ""
 
 
 class Result(NamedTuple):
@@ -65,22 +73,33 @@ class QueryFailed(Exception):
     """A query that gave no result, and why."""
 
 
-def compare(source: Source, reference: str, query: str, settings: Comparison) -> str:
-    """Say how the result of a query differs from that of the reference query: the empty text if it does not.
+def compare(source: Source, reference: str | None, query: str, settings: Comparison) -> Outcome:
+    """Compare the result of a query with that of the reference query.
+
+    Without a reference, a query is ``equal`` if it gives its first row, or none, without an error.
 
     Raises:
         RewardError: when the database cannot be made or read, or the reference query fails.
     """
     source, settings = Source(*source), Comparison(*settings)
-    wanted = _reference_result(source, _stamp(source), reference, settings.wall_time, settings.max_rows)
+    wanted, most = None, 1
+    if reference is not None:
+        wanted = _reference_result(source, _stamp(source), reference, settings.wall_time, settings.max_rows)
+        # One row more than the reference shows that there are too many, unless some may be the same.
+        most = (settings.max_rows if settings.rows == "set" else len(wanted.rows)) + 1
     try:
-        # One row more than the reference shows that there are too many.
         with closing(_open(source)) as database:
-            seen = run_query(database, query, settings.wall_time, len(wanted.rows) + 1)
+            seen = run_query(database, query, settings.wall_time, most)
     except QueryFailed as error:
-        return str(error)
+        return Outcome("fails", str(error))
+    if wanted is None or reference is None:
+        return Outcome("equal")
+    if settings.rows == "set" and len(seen.rows) == most:
+        return Outcome("differs", f"more than {settings.max_rows} rows")
     ordered = settings.ordered == "always" or (settings.ordered == "auto" and orders(reference))
-    return difference(seen, wanted, ordered=ordered, rel_tol=settings.rel_tol, abs_tol=settings.abs_tol)
+    tolerances = {"rel_tol": settings.rel_tol, "abs_tol": settings.abs_tol}
+    why = difference(seen, wanted, ordered=ordered, distinct=settings.rows == "set", **tolerances)
+    return Outcome("differs", why) if why else Outcome("equal")
 
 
 @functools.lru_cache(maxsize=16)  # all samples of a group have the same reference
@@ -164,14 +183,26 @@ def orders(query: str) -> bool:
     return False
 
 
-def difference(seen: Result, wanted: Result, *, ordered: bool, rel_tol: float, abs_tol: float) -> str:
-    """Say how two results differ: the empty text if they do not."""
+def difference(
+    seen: Result, wanted: Result, *, ordered: bool, rel_tol: float, abs_tol: float, distinct: bool = False
+) -> str:
+    """Say how two results differ: the empty text if they do not.
+
+    Args:
+        seen, wanted: the results.
+        ordered: whether the order of rows counts.
+        rel_tol, abs_tol: as in ``sql_execution``.
+        distinct: compare sets: neither order nor duplicates count.
+    """
     if seen.columns != wanted.columns:
         return f"{seen.columns} columns, want {wanted.columns}"
-    if len(seen.rows) != len(wanted.rows):
+    if not distinct and len(seen.rows) != len(wanted.rows):
         more = "more than " if len(seen.rows) > len(wanted.rows) else ""
         return f"{more}{min(len(seen.rows), len(wanted.rows))} rows, want {len(wanted.rows)}"
     ours, theirs = _alike(seen.rows, wanted.rows, rel_tol, abs_tol)
+    if distinct:
+        missing, extra = len(set(theirs) - set(ours)), len(set(ours) - set(theirs))
+        return f"{missing} different rows are missing and {extra} not wanted" if missing or extra else ""
     if ordered and ours != theirs:
         place = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
         same = "the rows are right and their order is not" if Counter(ours) == Counter(theirs) else "the rows differ"

@@ -1,4 +1,4 @@
-"""Rewards that a reference answer or a pattern decides: exact, numeric, math_verify, regex; each gives 0 or 1.
+"""Rewards that a reference answer or a pattern decides; each gives 0 or 1.
 
 All are called once per sample. A reference that cannot be used (empty, not a number, unreadable) raises, and the
 reward stage records a fault: only a wrong text scores 0.
@@ -11,8 +11,11 @@ import re
 import unicodedata
 from collections import deque
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from guerdon.rewards.extract import marked_answer
 from guerdon.rewards.forms import Calls, reward
 from guerdon.rewards.workers import WorkerPool, pack
 
@@ -114,6 +117,37 @@ def numeric(text: str, answer: Any, *, rel_tol: float = 1e-6, abs_tol: float = 0
     # A tolerance means the decimal it is written as, not the float nearest to it.
     relative = 0 if integers else Fraction(str(rel_tol)) * max(abs(seen), abs(wanted))
     return float(abs(seen - wanted) <= max(Fraction(str(abs_tol)), relative))
+
+
+@reward(paper="Methani et al. 2020, arXiv 1909.00997")
+def relaxed_numeric(text: str, answer: Any, *, tolerance: Annotated[float, Field(ge=0)] = 0.05) -> float:
+    """Give 1 where an answer is near enough for one that was read off a chart: the relaxed accuracy.
+
+    |a - b| <= tolerance |b| where the reference b is a number and nothing else; other references must be matched as by
+    ``exact``. Integers may differ too, so years are hardly told apart: use ``numeric`` or ``exact`` for those.
+
+    Args:
+        text: what the policy wrote; in its last ``<answer>...</answer>``, if there is one, the last number counts, as
+            ``numeric`` reads it.
+        answer: text or a number.
+        tolerance: share of the reference.
+
+    Returns:
+        1.0 or 0.0.
+
+    Raises:
+        ValueError: when the reference is empty.
+        TypeError: when the reference is neither text nor a number.
+
+    Source: Methani et al. 2020, arXiv 1909.00997 (PlotQA); Masry et al. 2022, arXiv 2203.10244 (ChartQA).
+    """
+    reference, marked = _reference(answer), marked_answer(text)
+    said = text if marked is None else marked
+    wanted = _last_number(reference) if _NUMBER.fullmatch(reference) else None
+    if wanted is None:
+        return float(_normal(said) == _normal(reference))
+    seen = _last_number(said)
+    return float(seen is not None and abs(seen - wanted) <= Fraction(str(tolerance)) * abs(wanted))
 
 
 def _last_number(text: str) -> Fraction | None:

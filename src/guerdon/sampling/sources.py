@@ -61,10 +61,13 @@ class Source(ABC):
         when: the moment at which its rows join.
         external: whether its rows hold actions that the present policy did not sample; they carry the field
             ``external`` there, and objectives and terms that don't name it never see them.
+        replaces: whether its rows stand for the plain samples of the moment ``sampling``, which are then not drawn.
+            It is asked first, and sees no rollouts; a recipe has one such source at most.
     """
 
     when: ClassVar[Moment]
     external: ClassVar[bool] = False
+    replaces: ClassVar[bool] = False
 
     def prepare(self, draw: Draw) -> None:  # noqa: B027 - most sources need no preparation
         """Look round once, before the first step and after the warm start."""

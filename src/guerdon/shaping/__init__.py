@@ -1,6 +1,7 @@
 """How raw scores become the signal that credit is drawn from."""
 
-from guerdon.shaping.compose import weighted_sum
+from guerdon.shaping.compose import mixed, weighted_sum
+from guerdon.shaping.control import control_sum
 from guerdon.shaping.gate import conditioned_reward, staged_reward
 from guerdon.shaping.normalise import PercentileLogistic, RunningRescaleSum
 from guerdon.shaping.schedule import SlopeWeightedSum
@@ -10,6 +11,8 @@ __all__ = [
     "RunningRescaleSum",
     "SlopeWeightedSum",
     "conditioned_reward",
+    "control_sum",
+    "mixed",
     "staged_reward",
     "weighted_sum",
 ]

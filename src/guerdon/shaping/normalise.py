@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from guerdon.registry import register
-from guerdon.shaping.compose import weighted_sum
+from guerdon.shaping.compose import cells_of, weighted_sum
 
 LEVELS = (0.10, 0.25, 0.50, 0.75, 0.90)
 NO_SPREAD = 1e-6  # an interquartile range up to this is no scale
@@ -63,24 +63,6 @@ def percentile_logistic(scores: Tensor, of: Percentiles, *, steepness: float = 3
     spread = p75 - p25
     spread = torch.where(spread > NO_SPREAD, spread, (p90 - p10).clamp(min=LEAST_SPREAD))
     return torch.sigmoid(steepness * (scores - p50) / spread)
-
-
-def cells_of(n: int, source: str | None, metadata: Sequence[Mapping[str, Any]] | None) -> dict[str, Tensor]:
-    """Rows of each source: by the value that the problems' metadata have under ``source``; all rows under "" if None.
-
-    Raises:
-        ValueError: when a problem's metadata lack the key.
-    """
-    if source is None:
-        return {"": torch.arange(n)}
-    rows: dict[str, list[int]] = {}
-    for row, known in enumerate(metadata or [{}] * n):
-        if source not in known:
-            raise ValueError(
-                f"the metadata of sample {row} have no '{source}'; known: {', '.join(map(str, known)) or 'nothing'}"
-            )
-        rows.setdefault(str(known[source]), []).append(row)
-    return {name: torch.tensor(found) for name, found in rows.items()}
 
 
 class RunningRescale:

@@ -23,6 +23,8 @@ class Problem:
         answer: the reference answer, or None.
         start: the condition of a flow policy (class label) or the reset seed of an environment.
         metadata: whatever the task's scorer wants to see again.
+        demonstration: what a warm start imitates instead of the answer: in turn what a language policy writes, and
+            what a tool says, which is only read; the last is the policy's.
     """
 
     task_id: int
@@ -30,6 +32,7 @@ class Problem:
     answer: Any = None
     start: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    demonstration: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

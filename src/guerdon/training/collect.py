@@ -21,7 +21,7 @@ PATIENCE = 2.0  # seconds of silence before a preparation is shown
 
 
 def collect(run: Run, starts: Starts, step: int, scorer: Scorer | None = None) -> Rollouts:
-    """Sample the starts, and let sources of the moment ``sampling`` join.
+    """Sample the starts, or let the source do it that replaces plain samples, and let further ones join.
 
     Args:
         run: what samples.
@@ -29,6 +29,11 @@ def collect(run: Run, starts: Starts, step: int, scorer: Scorer | None = None) -
         step: the training step.
         scorer: is given trajectories as they end, while others are still being written, if it can begin to score them.
     """
+    for place, source in enumerate(run.plan.sources):
+        if source.replaces:
+            rollouts = source.draw(_draw(run, None, starts, step, place, 0))
+            assert rollouts is not None
+            return _joined(run, rollouts, starts, step, "sampling")
     early: dict[str, Any] = {}
     if scorer is not None and scorer.eager and run.policy.hands_over:
         early["ended"] = scorer.submit
@@ -111,7 +116,7 @@ def own_rows(rollouts: Rollouts) -> Rollouts:
 
 def _joined(run: Run, rollouts: Rollouts, starts: Starts, step: int, moment: Moment) -> Rollouts:
     for place, source in enumerate(run.plan.sources):
-        if source.when == moment:
+        if source.when == moment and not source.replaces:
             more = source.draw(_draw(run, rollouts, starts, step, place, 0))
             if more is not None and len(more):
                 rollouts = run.policy.join([rollouts, more])

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from guerdon.policies.base import Policy, SamplingOptions
 from guerdon.rewards.base import Reward, score
-from guerdon.rollouts import Fields
+from guerdon.rollouts import total
 from guerdon.seeding import derive
 from guerdon.tasks.base import Problem, Starts, Task
 
@@ -41,13 +42,14 @@ def evaluate_policy(
     settings = policy.evaluation_options(options)
     if policy.kind == "flow":
         means, faults = _pass(policy, rewards, settings, held_out, batch, seed, greedy=True)
+        means.pop("")
         return means | _told(faults)
     faults = 0
     out: dict[str, float] = {}
     for mode in ("sampled", "greedy"):
         means, found = _pass(policy, rewards, settings, held_out, batch, seed, greedy=mode == "greedy")
         optimised = [r for r in rewards if not r.watch]
-        out[mode] = sum(r.weight * means[r.name] for r in optimised)
+        out[mode] = means.pop("")
         detailed = [r for r in rewards if r.watch or len(optimised) > 1]
         out |= {f"{mode}/{r.name}": means[r.name] for r in detailed}
         faults += found
@@ -68,21 +70,20 @@ def _pass(
     *,
     greedy: bool,
 ) -> tuple[dict[str, float], int]:
-    """Mean of every reward over the problems, and the number of faults."""
+    """Mean of every reward over the problems to which it applies, their weighted sum under ``""``, and the faults."""
     faults = 0
-    totals = {r.name: 0.0 for r in rewards}
     lenient = [replace(r, on_fault="floor", floor=0.0) for r in rewards]
+    columns: dict[str, list[Tensor]] = {r.name: [] for r in rewards}
     for first in range(0, len(problems), batch):
         starts = Starts.repeat(problems[first : first + batch], 1)
         with torch.no_grad():
             rollouts = policy.sample(starts, options, seed=derive(seed, "evaluation", first), greedy=greedy)
         rollouts, found = score(rollouts, lenient)
         faults += len(found)
-        names = tuple(rollouts.rewards.keys())
-        if names:
-            sums = Fields(rollouts)["components"].nan_to_num(0.0).sum(dim=0)
-            for name, total in zip(names, sums.tolist(), strict=True):
-                totals[name] += total
-        for name, values in rollouts.watch.items():
-            totals[name] += float(values.reshape(len(rollouts), -1).nan_to_num(0.0).sum())
-    return {name: total / len(problems) for name, total in totals.items()}, faults
+        for spec in rewards:
+            component = (rollouts.watch if spec.watch else rollouts.rewards)[spec.name]
+            columns[spec.name].append(total(component, rollouts.mask).double().cpu())
+    values = {name: torch.cat(parts) for name, parts in columns.items()}
+    means = {name: float(x.nansum() / x.isfinite().sum().clamp(min=1)) for name, x in values.items()}
+    means[""] = sum(float(r.weight * values[r.name].nansum()) for r in rewards if not r.watch) / len(problems)
+    return means, faults

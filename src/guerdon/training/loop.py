@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import TensorDict
 
 from guerdon.errors import RewardError
 from guerdon.monitor.alarms import batch_metrics
@@ -28,6 +29,7 @@ from guerdon.recipe import Recipe, load_recipe
 from guerdon.rewards.base import Fault, Scorer, drop_faulted, fault_counts, reward_stats, score
 from guerdon.rollouts import Fields, Rollouts
 from guerdon.seeding import derive
+from guerdon.shaping.stages import mark_segments
 from guerdon.tasks.base import Starts
 from guerdon.training.collect import collect, grade, own_rows, prepare, rehearse
 from guerdon.training.optim import scheduled
@@ -95,6 +97,7 @@ def _train_to_the_end(run: Run) -> Result:
         run.progress.start(steps, "training", done=run.step)
         while run.step < steps and not run.interrupted:
             metrics = training_step(run, run.step)
+            metrics |= run.advance(metrics)
             every = run.recipe.evaluation.every
             if every and (run.step + 1) % every == 0 and run.step + 1 < steps:
                 metrics |= {f"eval/{key}": value for key, value in run.evaluate().items()}
@@ -170,7 +173,7 @@ def learn(run: Run, step: int, drawn: Drawn) -> dict[str, float]:
     rollouts = annotate(run, rollouts, starts, step)
     rollouts, credit_stats = assign_credit(plan, rollouts, step)
     lr = scheduled(
-        recipe.optimizer.lr,
+        recipe.optimizer.lr * (plan.stage.lr if plan.stage else 1.0),
         step,
         recipe.training.steps,
         warmup=recipe.optimizer.warmup,
@@ -245,6 +248,9 @@ def annotate(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> Rollout
         if "values" in needs and rollouts.values is None:
             with slow_critics(run.policy.module):
                 rollouts.values = run.policy.evaluate(rollouts).value_prediction
+        if run.recipe.segments:
+            marks = mark_segments(run.policy.token_text(rollouts) or [], rollouts.mask, run.recipe.segments)
+            rollouts.marks = TensorDict(marks, [len(rollouts)])
         if "features" in needs:
             rollouts.features = run.policy.features(rollouts)  # type: ignore[attr-defined]  # as the plan knows
         if "prompt_logp" in needs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from guerdon.rewards.base import Reward, resolve_task_reward
 from guerdon.rewards.forms import Calls, is_async
 from guerdon.sampling.sources import Source
 from guerdon.seeding import derive
+from guerdon.shaping.stages import Stage
 from guerdon.tasks.base import Task
 
 _SAMPLED = frozenset(
@@ -38,6 +39,7 @@ class Plan:
 
     Attributes:
         needs: fields that some method requires, so that the loop computes the costly ones only on demand.
+        stage: the stage of the run that it is for.
     """
 
     recipe: Recipe
@@ -50,6 +52,7 @@ class Plan:
     terms: list[Bound]
     needs: frozenset[str]
     sources: list[Source]
+    stage: Stage | None = None
 
     @property
     def optimised(self) -> list[Reward]:
@@ -62,7 +65,7 @@ class Plan:
         return torch.tensor([r.weight for r in self.optimised])
 
     @property
-    def stages(self) -> list[tuple[str, Bound | Source]]:
+    def methods(self) -> list[tuple[str, Bound | Source]]:
         """Every bound method and source with a key that is stable across restarts, for checkpoints."""
         named: list[tuple[str, Bound | Source]] = [(f"shaping/{i}", bound) for i, bound in enumerate(self.shaping)]
         named += [(f"credit/{i}", bound) for i, bound in enumerate(self.credit)]
@@ -101,6 +104,8 @@ def make_plan(recipe: Recipe) -> Plan:
         needs=frozenset(),
         sources=[_source(spec) for spec in recipe.sampling.sources],
     )
+    for stage in recipe.stages:
+        staged(rewards, stage)
     needs = _walk_fields(plan)
     _refuse_impossible(plan, needs)
     return replace(plan, needs=needs)
@@ -130,7 +135,7 @@ def build(plan: Plan) -> Parts:
     torch.manual_seed(derive(recipe.seed, "policy"))
     policy = plan.policy.target(task, **plan.policy.validate(recipe.policy.options))
     policy.max_tokens = recipe.training.max_tokens
-    return Parts(task, rewards, policy, _sampling(recipe, plan.policy))
+    return Parts(task, rewards, policy, _sampling(recipe, plan.policy).bound_to(task))
 
 
 def _method(stage: str, spec: MethodSpec) -> Method:
@@ -193,10 +198,31 @@ def _rewards(recipe: Recipe, task: Method) -> list[Reward]:
             raise RecipeError(f"reward 'task' has no option '{next(iter(spec.options))}'; options belong to the task")
         options, calls = _reward_options(spec, method)
         shared = {key: getattr(spec, key) for key in ("weight", "watch", "on_fault", "floor")}
-        rewards.append(Reward(label, method, options, **shared, calls=calls))
+        when = {key: tuple(v) if isinstance(v, list) else (v,) for key, v in (spec.when or {}).items()}
+        rewards.append(Reward(label, method, options, **shared, calls=calls, when=when))
     if all(r.watch for r in rewards):
         raise RecipeError("every reward is watch-only, so there is nothing to learn from; set watch: false on one")
     return rewards
+
+
+def staged(rewards: Sequence[Reward], stage: Stage) -> list[Reward]:
+    """The rewards as a stage changes them; those that it does not name are the same objects.
+
+    Raises:
+        RecipeError: when it names a reward, or an option of one, that does not exist.
+    """
+    out = {reward.name: reward for reward in rewards}
+    for name, changes in stage.rewards.items():
+        if name not in out:
+            raise RecipeError(f"stage '{stage.name}' changes no known reward '{name}'{nearest(name, out)}")
+        reward, options = out[name], {key: value for key, value in changes.items() if key != "weight"}
+        if options and reward.method is None:
+            raise RecipeError(f"stage '{stage.name}': reward 'task' has no option '{next(iter(options))}'")
+        if options and reward.method is not None:
+            options = reward.method.validate({**reward.options, **options})
+        weight = float(changes.get("weight", reward.weight))
+        out[name] = reward.changed(options or reward.options, weight)
+    return list(out.values())
 
 
 def _reward_options(spec: RewardSpec, method: Method | None) -> tuple[dict[str, Any], Calls]:
@@ -267,6 +293,11 @@ def _refuse_unread_sources(plan: Plan) -> None:
                 "recipe reads 'external', so nothing would be learned from them; use objective 'rl_plus' for "
                 "demonstrations, or term 'f_divergence' for rehearsal"
             )
+    instead = [type(source).__name__ for source in plan.sources if source.replaces]
+    if len(instead) > 1:
+        raise RecipeError(
+            f"sources {', '.join(instead)} each replace the policy's samples; name one of them under 'sampling.sources'"
+        )
     if plan.sources and plan.recipe.training.minibatch_by == "action":
         raise RecipeError(
             "training.minibatch_by: action takes single actions of the policy's own, so it does not go with "
@@ -286,6 +317,11 @@ def reads_external(method: Method) -> bool:
 
 def _refuse_impossible(plan: Plan, needs: frozenset[str]) -> None:
     _refuse_unread_sources(plan)
+    if plan.recipe.segments and plan.policy.target.token_text is Policy.token_text:
+        raise RecipeError(
+            f"'segments' are parts of a text, and policy '{plan.policy.name}' writes none; remove 'segments', or use "
+            f"policy {_of_kind('policy', 'language')}"
+        )
     sampling, training = plan.recipe.sampling, plan.recipe.training
     comparing = next((bound.name for bound in plan.credit if bound.method.needs_group), None)
     if comparing and sampling.options.get("horizon") is not None:

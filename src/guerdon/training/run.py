@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -26,13 +26,14 @@ from guerdon.registry import Bound
 from guerdon.rewards.base import Reward, Scorer
 from guerdon.rollouts import Rollouts
 from guerdon.sampling.sources import Source
+from guerdon.shaping.stages import Stages
 from guerdon.tasks.base import Starts, Task
 from guerdon.training.build import make_optimizer
 from guerdon.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_sha256
 from guerdon.training.evaluate import evaluate_policy
 from guerdon.training.folder import RunFolder
 from guerdon.training.optim import Updates
-from guerdon.training.plan import Parts, Plan, build, make_plan
+from guerdon.training.plan import Parts, Plan, build, make_plan, staged
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class Run:
     evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
     ahead: Drawn | None = None
     memory: PeakMemory = field(default_factory=PeakMemory)
+    stages: Stages | None = None
+    staged: list[list[Reward]] = field(default_factory=list)
     seconds_before: float = 0.0
     started: float = field(default_factory=time.monotonic)
     _handlers: dict[signal.Signals, Any] = field(default_factory=dict)
@@ -146,7 +149,7 @@ class Run:
             method = registry.get("logger", logger.name)
             options = method.validate(logger.options)
             loggers.append(method.target(str(folder.path), plan.recipe.name, plan.recipe.to_dict(), **options))
-        return cls(
+        run = cls(
             plan=plan,
             folder=folder,
             task=parts.task,
@@ -157,7 +160,43 @@ class Run:
             progress=progress or Progress(),
             alarms=Alarms(parts.policy.kind),
             loggers=loggers,
+            stages=Stages(plan.recipe.stages) if plan.recipe.stages else None,
+            staged=[parts.rewards, *(staged(parts.rewards, stage) for stage in plan.recipe.stages)],
         )
+        run._enter()
+        return run
+
+    # Stages -----------------------------------------------------------------------------------------------
+
+    def _enter(self) -> None:
+        """Let the rewards and the plan be those of the present stage."""
+        if self.stages is not None:
+            self.rewards = self.staged[1 + self.stages.index]
+            weights = {reward.name: reward.weight for reward in self.rewards}
+            rewards = [replace(reward, weight=weights[reward.name]) for reward in self.plan.rewards]
+            self.plan = replace(self.plan, rewards=rewards, stage=self.stages.current)
+
+    def advance(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Tell the stages the metrics of a step, and begin the next stage if they end the present one.
+
+        Returns:
+            the number of the stage that the step belonged to.
+        """
+        if self.stages is None:
+            return {}
+        before, number = self.stages.current, float(self.stages.index)
+        self.stages.update(metrics)
+        stage = self.stages.current
+        if stage is not before:
+            self._enter()
+            if "optimizer" in stage.fresh:
+                self.optimizer.forget()
+            for kind in ("shaping", "credit"):
+                if kind in stage.fresh:
+                    anew = [bound.method.bind(bound.options) for bound in getattr(self.plan, kind)]
+                    self.plan = replace(self.plan, **{kind: anew})
+            self.progress.note(f"stage '{before.name}' ends with step {self.step}, and '{stage.name}' begins")
+        return {"stage": number}
 
     # Checkpoints ------------------------------------------------------------------------------------------
 
@@ -167,7 +206,8 @@ class Run:
         state = {
             "evaluations": self.evaluations,
             "alarms": self.alarms.state_dict(),
-            "stages": {key: bound.state_dict() for key, bound in self._methods()},
+            "methods": {key: bound.state_dict() for key, bound in self._methods()},
+            "stages": None if self.stages is None else self.stages.state_dict(),
             "task": self.task.state_dict(),
             "threads": torch.get_num_threads(),
             "seconds": self.seconds,
@@ -178,8 +218,12 @@ class Run:
 
     def _methods(self) -> list[tuple[str, Bound | Source]]:
         """Every bound method that may remember something, rewards included, by a key that is stable."""
-        here = [r for r in self.rewards if r.method is not None and not r.pooled]
-        return [(f"rewards/{r.name}", r.bound) for r in here] + self.plan.stages
+        known: dict[str, Bound] = {}
+        for place, rewards in enumerate(self.staged):
+            for r in rewards:
+                if r.method is not None and not r.pooled and r.bound not in known.values():
+                    known[f"rewards/{r.name}/{place}"] = r.bound
+        return [*known.items(), *self.plan.methods]
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up where a checkpoint was written; what the folder holds of later steps is forgotten."""
@@ -189,7 +233,10 @@ class Run:
         self.alarms.load_state_dict(state["alarms"])
         self.task.load_state_dict(state["task"])
         for key, bound in self._methods():
-            bound.load_state_dict(state["stages"][key])
+            bound.load_state_dict(state["methods"][key])
+        if self.stages is not None:
+            self.stages.load_state_dict(state["stages"])
+            self._enter()
         if state["threads"] != torch.get_num_threads():
             warnings.warn(
                 f"this run used {state['threads']} threads and goes on with as many (not "
@@ -218,13 +265,13 @@ class Run:
                 self.progress.note(f"{type(logger).__name__} failed and is left out from here on: {error}")
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out metrics of the policy as it is."""
+        """Held-out metrics of the policy as it is, by the rewards as the recipe lists them, whatever the stage."""
         spec = self.recipe.evaluation
         with self.optimizer.settled():
             return evaluate_policy(
                 self.policy,
                 self.task,
-                self.rewards,
+                self.staged[0],
                 self.sampling,
                 problems=spec.problems,
                 batch=spec.batch,
@@ -250,8 +297,9 @@ class Run:
         """End what works for the run in other processes."""
         if self.ahead is not None:
             self.ahead.scorer.cancel()
-        for reward in self.rewards:
-            reward.close()
+        for rewards in self.staged:
+            for reward in rewards:
+                reward.close()
 
     # Interruption -----------------------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ def update(
                 value_prediction=evaluation.value_prediction,
                 step=step,
                 **exact,
+                **_trained(plan, batch),
             )
             total, stats = _loss(methods, fields)
             total.backward()
@@ -140,6 +141,14 @@ def _among(batch: Rollouts, seen: Evaluation, rows: Tensor) -> Evaluation:
     return Evaluation(logp, entropy, value)
 
 
+def _trained(plan: Plan, batch: Rollouts) -> dict[str, Tensor]:
+    """The policy's own actions that the stage of the run learns from, as the mask that methods see, if not all."""
+    if plan.stage is None or plan.stage.train is None or batch.marks is None:
+        return {}
+    kept = torch.stack([batch.marks[name] for name in plan.stage.train]).any(dim=0)
+    return {"mask": batch.mask & (kept if batch.external is None else kept | batch.external)}
+
+
 def _old_logp(batch: Rollouts, logp: Tensor) -> Tensor:
     """The present policy's own, for it has not moved; that of whoever sampled them for external actions."""
     return logp.detach() if batch.external is None else torch.where(batch.external, batch.old_logp, logp.detach())
@@ -155,6 +164,8 @@ def _own(fields: Fields) -> Fields:
     kept = batch[rows]
     kept.mask = own[rows]
     extra = {name: value[rows] if isinstance(value, Tensor) else value for name, value in fields.extra.items()}
+    if "mask" in extra:
+        extra["mask"] = extra["mask"] & kept.mask
     return Fields(kept, **extra)
 
 
