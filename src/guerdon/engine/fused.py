@@ -93,7 +93,7 @@ class FusedModel:
 
     @torch.no_grad()
     def __init__(self, weights: Transformer) -> None:
-        self.weights, self.project = weights, weights.project
+        self.weights = weights
         self._matrices = [
             (
                 _Product(layer.qkv, layer.qkv_bias),
@@ -123,6 +123,10 @@ class FusedModel:
             gate, up = gate_up(F.rms_norm(x, width, layer.norm2, of.eps)).chunk(2, dim=-1)
             x = down(F.silu(gate).mul_(up), x)
         return F.rms_norm(x, width, of.norm, of.eps)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits (...,V)."""
+        return self.weights.project(hidden)
 
     def _normed(self, layer: Layer, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         if layer.q_norm is None or layer.k_norm is None:

@@ -55,7 +55,7 @@ def _plain(block: Any) -> bool:
     names = [(attention, f"{kind}_proj") for kind in "qkvo"] + [
         (mlp, f"{kind}_proj") for kind in ("gate", "up", "down")
     ]
-    layers = [getattr(of, name, None) for of, name in names]
+    layers: list[Any] = [getattr(of, name, None) for of, name in names]
     if any(type(layer) is not nn.Linear for layer in layers):
         return False
     return all(layer.bias is None for layer in layers[3:]) and not attention.training
