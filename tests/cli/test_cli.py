@@ -76,7 +76,7 @@ def test_train_again_resume_eval_and_report(home):
         (["systems", "--family", "controll"], "did you mean 'control'"),
         (["claims", "run"], "give the names of claims"),
         (["claims", "run", "gdpoo"], "did you mean 'gdpo'"),
-        (["claims", "list", "--family", "task_rewards"], "no claim matches"),
+        (["claims", "list", "--family", "control"], "no claim matches"),
         (["methods", "--for", "entropy"], "no symptom 'entropy'"),
         (["methods", "credit", "--for", "entropy collapse"], "give a stage or --for"),
     ],
