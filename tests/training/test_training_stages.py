@@ -10,7 +10,6 @@ import guerdon
 from guerdon.errors import RecipeError, RewardError
 from guerdon.monitor.progress import Progress
 from guerdon.recipe import load_recipe
-from guerdon.registry import register
 from guerdon.rewards.base import Reward, batched, grouped, score
 from guerdon.rewards.forms import Calls
 from guerdon.training import loop
@@ -48,7 +47,6 @@ class Counted:
         self.seen = state["seen"]
 
 
-@register("credit", "remembering_test_credit")
 class Remembering:
     """Credit that counts its calls."""
 
@@ -111,7 +109,7 @@ def test_a_run_stopped_in_any_stage_goes_on_bit_identically(tmp_path, steps):
     ]
     shared = {
         "rewards": [long, {"name": half, "weight": 2.0}, {"name": Counted, "label": "Counted", "weight": 0.0}],
-        "credit": "remembering_test_credit",
+        "credit": {"name": Remembering},
         "stages": stages,
         "checkpoint": {"every": 1},
     }
@@ -129,7 +127,7 @@ def test_a_run_stopped_in_any_stage_goes_on_bit_identically(tmp_path, steps):
     assert result.weights_sha256 == whole.weights_sha256
     told = [[row["stage"] for row in metrics_of(r)] for r in (whole, result)]
     assert told[0] == told[1] == [0, 0, 1, 1, 2, 2]
-    calls = [[row["credit/remembering_test_credit/calls"] for row in metrics_of(r)] for r in (whole, result)]
+    calls = [[row["credit/Remembering/calls"] for row in metrics_of(r)] for r in (whole, result)]
     assert calls[0] == calls[1] == [1, 2, 1, 2, 3, 4]  # the second stage begins without memory, the third keeps it
     seen = [[row["reward/Counted/mean"] for row in metrics_of(r)] for r in (whole, result)]
     assert seen[0] == seen[1]
@@ -164,7 +162,7 @@ SEGMENTS = {"vowels": ["a", "e"]}
 @pytest.mark.parametrize("terms", [[], [{"name": "kl", "beta": 0.5}], [{"name": "entropy", "beta": 0.5}]])
 def test_actions_outside_the_trained_segments_get_no_gradient(tmp_path, terms, monkeypatch):
     stages = [{"name": "a", "train": ["vowels"]}]
-    run = started(tmp_path, stages=stages, segments=SEGMENTS, terms=terms, credit="remembering_test_credit")
+    run = started(tmp_path, stages=stages, segments=SEGMENTS, terms=terms, credit={"name": Remembering})
     seen = []
     evaluate = run.policy.evaluate
 
