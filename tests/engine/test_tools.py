@@ -304,14 +304,14 @@ def test_what_a_completion_draws_depends_on_its_own_row_alone(policy):
 
     def write(rows):
         return rollout_with_tool(
-            policy._write,
+            policy.write,
             [prompts[row] for row in rows],
             settings,
             options().tool,
             seed=8,
             pad=policy.pad,
-            encode=policy._inserted,
-            decode=policy._decoded,
+            encode=policy.encode,
+            decode=policy.decode,
             rows=rows,
         )
 
@@ -380,7 +380,7 @@ def test_a_demonstration_is_imitated_without_what_the_tool_says(policy):
         begin = len(ids)
         own = []
         for place, piece in enumerate(pieces):
-            tokens = policy._inserted(piece) + ([policy.eos] if place == len(pieces) - 1 else [])
+            tokens = policy.encode(piece) + ([policy.eos] if place == len(pieces) - 1 else [])
             own += [place % 2 == 0] * len(tokens)
             ids += tokens
         scores = policy.model(torch.tensor([ids]))[0, begin - 1 : -1]

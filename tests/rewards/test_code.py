@@ -1,12 +1,11 @@
 import pytest
-import torch
+from batches import batch_of
 
 from guerdon.errors import RecipeError
 from guerdon.registry import get
 from guerdon.rewards import code
 from guerdon.rewards.base import Reward, score
 from guerdon.rewards.code import python_code, python_tests, run_code_tests
-from guerdon.rollouts import make_rollouts
 from guerdon.sandbox import read_tests
 
 ADD = "Sure.\n```python\ndef add(a, b):\n    return a + b\n```\nThat is all."
@@ -77,17 +76,7 @@ def test_the_reward_stage_scores_and_records():
     assert (method.requires, method.optional) == (("text",), ("answer", "metadata"))
     texts = [ADD, "```python\nimport os\nos._exit(0)\n```", ADD]
     answers = [CALLS[:1], CALLS[:1], []]
-    batch = make_rollouts(
-        torch.zeros(3, dtype=torch.int64),
-        torch.zeros(3, dtype=torch.int64),
-        torch.ones(3, 1, dtype=torch.bool),
-        torch.zeros(3, 1),
-        done=torch.ones(3, dtype=torch.bool),
-        truncated=torch.zeros(3, dtype=torch.bool),
-        payload={},
-        text=texts,
-        answer=answers,
-    )
+    batch = batch_of(texts, answer=answers)
     batch, faults = score(batch, [Reward("code", method, method.validate({}))])
     assert batch.rewards["code"][:2].tolist() == [1.0, 0.0]
     assert [fault.row for fault in faults] == [2]

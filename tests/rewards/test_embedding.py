@@ -4,12 +4,12 @@ import sys
 
 import pytest
 import torch
+from batches import batch_of
 
 from guerdon.errors import RecipeError, RewardError
 from guerdon.registry import get
 from guerdon.rewards.base import Reward, score
 from guerdon.rewards.embedding import EmbeddingSimilarity
-from guerdon.rollouts import make_rollouts
 
 AXES = {"east": [2.0, 0.0], "north": [0.0, 3.0], "northeast": [1.0, 1.0], "west": [-1.0, 0.0], "nowhere": [0.0, 0.0]}
 
@@ -95,17 +95,7 @@ def test_a_missing_package_is_named_with_its_extra(package, monkeypatch):
 
 def test_the_reward_stage_scores_a_batch():
     method = get("reward", "embedding_similarity")
-    batch = make_rollouts(
-        torch.zeros(3, dtype=torch.int64),
-        torch.zeros(3, dtype=torch.int64),
-        torch.ones(3, 1, dtype=torch.bool),
-        torch.zeros(3, 1),
-        done=torch.ones(3, dtype=torch.bool),
-        truncated=torch.zeros(3, dtype=torch.bool),
-        payload={},
-        text=["east", "north", ""],
-        answer=["northeast", "east", "east"],
-    )
+    batch = batch_of(["east", "north", ""], answer=["northeast", "east", "east"])
     batch, faults = score(batch, [Reward("near", method, method.validate({"encoder": compass}))])
     assert not faults
     assert batch.rewards["near"].tolist() == pytest.approx([math.sqrt(0.5), 0.0, 0.0])

@@ -2,7 +2,7 @@ import math
 import time
 
 import pytest
-import torch
+from batches import batch_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +10,6 @@ from guerdon.errors import RecipeError, RewardError
 from guerdon.registry import get
 from guerdon.rewards.base import Reward, score
 from guerdon.rewards.ngrams import Bleu, Chrf, Rouge, token_f1
-from guerdon.rollouts import make_rollouts
 
 REFERENCE = "the cat sat on the mat"
 ALL = {"bleu": Bleu(), "chrf": Chrf(), "rouge": Rouge(), "token_f1": token_f1}
@@ -118,17 +117,7 @@ def test_the_reference_itself_has_1_and_nothing_has_more(name):
 def test_the_reward_stage_scores_them(name):
     method = get("reward", name)
     assert method.requires == ("text", "answer")
-    batch = make_rollouts(
-        torch.zeros(3, dtype=torch.int64),
-        torch.zeros(3, dtype=torch.int64),
-        torch.ones(3, 1, dtype=torch.bool),
-        torch.zeros(3, 1),
-        done=torch.ones(3, dtype=torch.bool),
-        truncated=torch.zeros(3, dtype=torch.bool),
-        payload={},
-        text=["a cat sat here", "", "x"],
-        answer=["a cat sat here", "cat", ""],
-    )
+    batch = batch_of(["a cat sat here", "", "x"], answer=["a cat sat here", "cat", ""])
     batch, faults = score(batch, [Reward(name, method, method.validate({}))])
     assert batch.rewards[name][:2].tolist() == [1.0, 0.0]
     assert [(fault.row, fault.kind) for fault in faults] == [(2, "exception")]

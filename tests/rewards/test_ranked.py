@@ -2,13 +2,13 @@ import math
 
 import pytest
 import torch
+from batches import batch_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from guerdon import registry
 from guerdon.rewards.base import Reward, score
 from guerdon.rewards.ranked import rank_discount, rank_discounts
-from guerdon.rollouts import make_rollouts
 
 
 def test_weights_of_four_ranks():
@@ -47,18 +47,7 @@ def test_an_item_that_comes_twice_is_right_twice():
 def test_the_order_of_a_group_is_that_of_the_batch():
     """Two groups whose rows alternate; with ``exact`` the wanted item has 1 and the others what they lose."""
     group = torch.tensor([7, 3, 7, 3, 7])
-    one = torch.ones(5, 1, dtype=torch.bool)
-    rollouts = make_rollouts(
-        group,
-        group,
-        one,
-        torch.zeros(5, 1),
-        done=one[:, 0],
-        truncated=~one[:, 0],
-        payload={},
-        text=["x", "k", "y", "l", "z"],
-        answer=["y", "l", "y", "l", "y"],
-    )
+    rollouts = batch_of(["x", "k", "y", "l", "z"], group, answer=["y", "l", "y", "l", "y"])
     names = ("exact", "rank_discount")
     rewards = [Reward(name, registry.get("reward", name), {}) for name in names]
     scored, faults = score(rollouts, rewards)

@@ -4,14 +4,13 @@ import time
 from contextlib import closing
 
 import pytest
-import torch
+from batches import batch_of
 
 from guerdon.errors import RecipeError, RewardError
 from guerdon.registry import get
 from guerdon.rewards import sql
 from guerdon.rewards.base import Reward, score
 from guerdon.rewards.sql import SqlSchemaLinking, sql_execution, sql_query
-from guerdon.rollouts import make_rollouts
 
 SCRIPT = "CREATE TABLE t (a INTEGER, b TEXT); INSERT INTO t VALUES (1, 'x'), (2, 'y'), (2, 'y');"
 KNOWN = {"script": SCRIPT}
@@ -152,18 +151,7 @@ def test_the_reward_stage_scores_and_records():
     method = get("reward", "sql_execution")
     assert (method.requires, method.optional) == (("text", "answer"), ("metadata",))
     texts, answers = ["SELECT a FROM t", "SELECT 1", "SELECT 1"], ["SELECT a FROM t", "SELECT 2", "SELECT z"]
-    batch = make_rollouts(
-        torch.zeros(3, dtype=torch.int64),
-        torch.zeros(3, dtype=torch.int64),
-        torch.ones(3, 1, dtype=torch.bool),
-        torch.zeros(3, 1),
-        done=torch.ones(3, dtype=torch.bool),
-        truncated=torch.zeros(3, dtype=torch.bool),
-        payload={},
-        text=texts,
-        answer=answers,
-        metadata=[KNOWN] * 3,
-    )
+    batch = batch_of(texts, answer=answers, metadata=[KNOWN] * 3)
     batch, faults = score(batch, [Reward("sql", method, method.validate({}))])
     assert batch.rewards["sql"][:2].tolist() == [1.0, 0.0]
     assert batch.detail[1] == {"sql": {"why": "1 of 1 rows are not wanted, such as (1,)"}}

@@ -7,7 +7,7 @@ import time
 from fractions import Fraction
 
 import pytest
-import torch
+from batches import batch_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,25 +16,14 @@ from guerdon.registry import get
 from guerdon.rewards import verifiable
 from guerdon.rewards.base import Reward, score
 from guerdon.rewards.verifiable import exact, math_verify, numeric, regex, relaxed_numeric
-from guerdon.rollouts import make_rollouts
 
 
 def run(name, texts, answers, options=None, **settings):
     """Score texts by a registered reward through the reward stage."""
     method = get("reward", name)
-    n = len(texts)
-    batch = make_rollouts(
-        torch.zeros(n, dtype=torch.int64),
-        torch.zeros(n, dtype=torch.int64),
-        torch.ones(n, 1, dtype=torch.bool),
-        torch.zeros(n, 1),
-        done=torch.ones(n, dtype=torch.bool),
-        truncated=torch.zeros(n, dtype=torch.bool),
-        payload={},
-        text=texts,
-        answer=answers,
+    batch, faults = score(
+        batch_of(texts, answer=answers), [Reward(name, method, method.validate(options or {}), **settings)]
     )
-    batch, faults = score(batch, [Reward(name, method, method.validate(options or {}), **settings)])
     return batch.rewards[name].tolist(), faults
 
 

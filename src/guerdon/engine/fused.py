@@ -115,10 +115,10 @@ class FusedModel:
             heads = qkv(F.rms_norm(x, width, layer.norm1, of.eps)).view(len(x), turned + of.kinds, -1)
             q, k = self._normed(layer, heads[:, : of.heads], heads[:, of.heads : turned])
             if layer.q_norm is None:
-                qk = _rotate(heads[:, :turned], rotary)
+                qk = rotate(heads[:, :turned], rotary)
                 q, k = qk[:, : of.heads], qk[:, of.heads :]
             else:
-                q, k = _rotate(q, rotary), _rotate(k, rotary)
+                q, k = rotate(q, rotary), rotate(k, rotary)
             x = out(attend(index, q, k, heads[:, turned:], of.scale).reshape(len(x), -1), x)
             gate, up = gate_up(F.rms_norm(x, width, layer.norm2, of.eps)).chunk(2, dim=-1)
             x = down(F.silu(gate).mul_(up), x)
@@ -139,10 +139,10 @@ class FusedModel:
         raise AssertionError("a flat model reads packs")
 
 
-def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Turn pairs of neighbours of x (L,H,D)."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotary).flatten(-2)
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turn pairs of neighbours of heads x (L,...,D) by ``rotary`` (L,...,D/2), complex numbers of length 1."""
+    pairs = torch.view_as_complex(x.to(rotary.real.dtype).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
 
 
 try:

@@ -9,11 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from guerdon.engine.generate import GenerationOptions, Written, generate
+from guerdon.engine.generate import Written
 from guerdon.engine.logits import token_logp
 from guerdon.policies.base import Evaluation
 from guerdon.policies.language import LanguagePolicy, LanguageSampling
-from guerdon.policies.rows import Placer, written_rollouts
+from guerdon.policies.rows import Placer
 from guerdon.rollouts import Rollouts
 from guerdon.seeding import torch_generator
 from guerdon.shaping.control import controls_of
@@ -181,28 +181,17 @@ class ControlledLM:
             planner: chooses the control of every sentence but the first.
             greedy: take the most likely token.
         """
-        policy, kept = self.policy, {"max_new_tokens", "temperature", "top_k", "top_p", "min_p"}
+        policy = self.policy
         if control is None:
             control = controls_of([problem.metadata for problem in starts.problems], self.controller.dimensions)
         plan = control.unsqueeze(1) if control.ndim == 2 else control
         steering = _Steering(self.controller, plan, self.ends, options.max_new_tokens, planner)
-        settings = GenerationOptions(
-            **options.model_dump(include=kept),
-            stop=tuple(options.stop),
-            stop_tokens=policy.stop_tokens(),
-            greedy=greedy,
-            steer=steering,
+        settings = replace(policy.generation(options, greedy=greedy), steer=steering)
+        prompts = policy.encode_prompts([problem.prompt for problem in starts.problems])
+        out = policy.write(prompts, settings, seed=seed)
+        rollouts = policy.as_rollouts(
+            starts, prompts, out.tokens, out.mask, out.logp, options, finished=out.finished, entropy=out.entropy
         )
-        policy.module.eval()
-        out = generate(
-            policy.model,
-            [policy.encode_prompt(problem.prompt) for problem in starts.problems],
-            settings,
-            pad=policy.pad,
-            seed=seed,
-            decode=lambda rows: policy.tokenizer.batch_decode(rows, skip_special_tokens=True),
-        )
-        rollouts = written_rollouts(policy, starts, options, out.tokens, out.mask, out.logp, out.entropy)
         rollouts.payload["control"] = steering.used[:, : rollouts.mask.shape[1]]
         return rollouts
 

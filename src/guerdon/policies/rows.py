@@ -9,9 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.nn.functional import pad as padded
 
-from guerdon.policies.base import Policy, SamplingOptions
 from guerdon.rollouts import Rollouts, pad_actions
-from guerdon.tasks.base import Starts
 
 
 class Placer:
@@ -37,29 +35,6 @@ def before_actions(acted: Tensor, attention: Tensor) -> Tensor:
 def present_tokens(ids: Tensor, attention: Tensor) -> list[list[int]]:
     """The tokens (N,P) that are attended to, row by row."""
     return [row[kept[: ids.shape[1]]].tolist() for row, kept in zip(ids, attention, strict=True)]
-
-
-def written_rollouts(
-    policy: Policy,
-    starts: Starts,
-    options: SamplingOptions,
-    tokens: Tensor,
-    mask: Tensor,
-    logp: Tensor,
-    entropy: Tensor,
-) -> Rollouts:
-    """Rollouts of what a language policy has written by other means than ``sample``.
-
-    Args:
-        policy: wrote it.
-        starts: one problem per completion.
-        options: how it was drawn.
-        tokens, mask, logp, entropy: (N,T) of the completions, right-padded.
-    """
-    rows, known = ([x[keep].tolist() for x, keep in zip(values, mask, strict=True)] for values in (tokens, logp))
-    rollouts = policy.replay(starts, rows, options, logp=known)
-    rollouts.external, rollouts.entropy = None, entropy[:, : rollouts.mask.shape[1]]
-    return rollouts
 
 
 def join_prompts(parts: Sequence[Rollouts], pad: int) -> TensorDict:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from guerdon.engine.attention import Attend
-from guerdon.engine.fused import Layer, Transformer
+from guerdon.engine.fused import Layer, Transformer, rotate
 from guerdon.engine.reading import read
 from guerdon.policies.language import LanguagePolicy
 from guerdon.registry import register
@@ -66,7 +66,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: Tensor, attend: Attend, layer: int) -> Tensor:
         """Attend from tokens x (L,D)."""
         qkv = self.qkv(x).view(len(x), 3, self.heads, -1)
-        q, k = _rotate(qkv[:, :2], rotary).unbind(dim=1)
+        q, k = rotate(qkv[:, :2], rotary).unbind(dim=1)
         return self.out(attend(layer, q, k, qkv[:, 2], self.scale).flatten(1))
 
 
@@ -161,12 +161,6 @@ def _rotary(positions: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)[:, None, None]
 
 
-def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Turn pairs of neighbours of x (L,...,D)."""
-    pairs = torch.view_as_complex(x.to(rotary.real.dtype).unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
-
-
 @register("policy", "tiny_lm")
 class TinyLM(LanguagePolicy):
     """A transformer of a few hundred thousand parameters with a vocabulary built from the task's texts."""
@@ -204,6 +198,5 @@ class TinyLM(LanguagePolicy):
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of the prompt, closed by the token that asks for the answer."""
-        ids: Any = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         ask: Any = self.tokenizer.convert_tokens_to_ids(ANSWER)
-        return [*ids, ask]
+        return [*self.encode(prompt), ask]

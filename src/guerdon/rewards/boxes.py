@@ -75,7 +75,7 @@ def box_iou(
         return Score(0.0, detail={"why": "no box in the text" if not seen else f"more than {most} boxes"})
     if award == "first":
         seen, references, award = seen[:1], references[:1], "mean_iou"
-    boxes = [box for box in (_corners(four, layout) for four in seen) if box is not None]
+    boxes = [box for box in (corners(four, layout) for four in seen) if box is not None]
     overlaps = pairwise_iou(boxes, references)
     # A matching of all boxes, invalid ones aside: what is not matched earns nothing.
     gain = overlaps if award == "mean_iou" else (overlaps >= threshold) + overlaps / (len(references) + 1)
@@ -137,7 +137,7 @@ def _quadruples(text: str, most: int) -> list[list[float]]:
     return found
 
 
-def _corners(four: Sequence[float], layout: Layout) -> Box | None:
+def corners(four: Sequence[float], layout: Layout) -> Box | None:
     """Corners of a box, or None where there is no area."""
     if not all(abs(number) <= _LARGEST for number in four):
         return None
@@ -161,7 +161,7 @@ def _references(answer: Any, layout: Layout) -> list[Box]:
             given = _quadruples(json.dumps(answer), 10_000)
         else:
             given = np.asarray(answer, dtype=float).reshape(-1, np.shape(answer)[-1]).tolist()
-        boxes = [_corners(four, layout) if len(four) == 4 else None for four in given]
+        boxes = [corners(four, layout) if len(four) == 4 else None for four in given]
     except (TypeError, ValueError, IndexError):
         boxes = []
     usable = [box for box in boxes if box is not None]

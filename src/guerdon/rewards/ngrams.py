@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Hashable, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -20,6 +21,14 @@ from guerdon.rewards.forms import Score, reward
 Length = Annotated[int, Field(ge=1)]
 
 _LONGEST = 10_000  # characters; the longest common subsequence takes time in the product of both lengths
+
+
+def jaccard(first: Iterable[Hashable], second: Iterable[Hashable]) -> float:
+    """Jaccard similarity |A ∩ B| / |A ∪ B| of sets or multisets; 1 for two empty ones."""
+    a, b = Counter(first), Counter(second)
+    common = (a & b).total()
+    union = a.total() + b.total() - common
+    return common / union if union else 1.0
 
 
 class _Sacrebleu:

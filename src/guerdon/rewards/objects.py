@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from guerdon.errors import RewardError
-from guerdon.rewards.boxes import _corners
+from guerdon.rewards.boxes import corners
 from guerdon.rewards.extract import marked_answer, read_json
 
 _KEYS = ("bbox_2d", "bbox", "box")
@@ -103,7 +103,7 @@ def _objects(value: Any) -> Objects:
         box, label = next((known[key] for key in _KEYS if key in known), None), known.get("label")
         labelled = isinstance(label, str | int) and not isinstance(label, bool)
         whole = whole and labelled and _is_box(box)
-        boxes.append((_corners(box, "xyxy") if _is_box(box) else None) or _NOTHING)
+        boxes.append((corners(box, "xyxy") if _is_box(box) else None) or _NOTHING)
         labels.append(" ".join(str(label).casefold().split()) if labelled else "")
     return Objects(np.array(boxes, dtype=float).reshape(-1, 4), tuple(labels), whole)
 

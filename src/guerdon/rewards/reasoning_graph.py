@@ -18,7 +18,7 @@ from guerdon.rewards.extract import reference_texts
 from guerdon.rewards.forms import Score, reward
 from guerdon.rewards.judges.base import DESCRIBED, Judge, resolve_judge_or_function
 from guerdon.rewards.judges.questions import JudgeError, Question, Rating
-from guerdon.rewards.ngrams import squad_words
+from guerdon.rewards.ngrams import jaccard, squad_words
 from guerdon.rewards.process import (
     ANSWER,
     DOCUMENTS,
@@ -142,10 +142,10 @@ def match_graphs(
         that meet; here all paths count.
     """
     try:
-        logic = _jaccard(relation_paths(triples), relation_paths(reference))
+        logic = jaccard(relation_paths(triples), relation_paths(reference))
     except ValueError:
         logic = 0.0
-    return GraphMatch(logic, semantic, _jaccard(set(_graph(triples)), set(_graph(reference))))
+    return GraphMatch(logic, semantic, jaccard(_graph(triples), _graph(reference)))
 
 
 def reasoning_graph(
@@ -370,10 +370,6 @@ def _roots(graph: nx.MultiDiGraph) -> list[str]:
     """Entities of the strongly connected parts that nothing points to."""
     parts: Any = nx.condensation(nx.DiGraph(graph))
     return sorted(e for part, count in parts.in_degree() if count == 0 for e in parts.nodes[part]["members"])
-
-
-def _jaccard(a: set[Any], b: set[Any]) -> float:
-    return len(a & b) / len(a | b) if a or b else 1.0
 
 
 def _scripts(text: str) -> Counter[str]:

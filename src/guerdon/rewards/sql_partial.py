@@ -24,6 +24,7 @@ from guerdon.registry import register
 from guerdon.rewards.forms import Score, batched, reward
 from guerdon.rewards.judges.base import JudgeOption, ask_counted, resolve_judge
 from guerdon.rewards.judges.questions import Answer, JudgeError, Rating
+from guerdon.rewards.ngrams import jaccard
 from guerdon.rewards.sql import LONGEST, Positive, Rows, query_outcome, reference_query, sql_query
 from guerdon.rewards.sql_compare import Comparison
 from guerdon.rewards.structure import TagName
@@ -90,8 +91,7 @@ def sql_ngrams(text: str, answer: Any, *, n: Annotated[int, Field(ge=1)] = 2) ->
     query = sql_query(text)
     if not query or len(query) > LONGEST:
         return Score(0.0, detail={"why": "no query in the text" if not query else f"longer than {LONGEST} characters"})
-    seen = _runs(query, n)
-    return Score(len(seen & wanted) / len(seen | wanted) if seen | wanted else 1.0)
+    return Score(jaccard(_runs(query, n), wanted))
 
 
 def _runs(query: str, n: int) -> set[tuple[str, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -15,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from guerdon.errors import RewardError
 from guerdon.rewards.extract import read_json
 from guerdon.rewards.forms import Score, reward
+from guerdon.rewards.ngrams import jaccard
 
 Granularity = Literal["fine", "intermediate", "coarse"]
 Matching = Literal["greedy", "hungarian"]
@@ -222,7 +222,7 @@ def match_calls(
     Source: Qian et al. 2025 (ToolRL), arXiv 2504.13958; Kuhn 1955 (the Hungarian matching).
     """
     wanted, seen = [_typed(call) for call in reference], sorted(_typed(call) for call in predicted)
-    names = _jaccard((name for name, _ in wanted), (name for name, _ in seen), strict=strict)
+    names = _likeness((name for name, _ in wanted), (name for name, _ in seen), strict=strict)
     if granularity == "coarse":
         share = float(sorted(wanted) == seen)
         return CallMatch(share, names, [share] * len(wanted))
@@ -320,15 +320,12 @@ def _agreement(wanted: Typed, seen: Typed, granularity: Granularity, strict: boo
     if granularity == "intermediate":
         return float(wanted == seen)
     equal = len(set(wanted[1]) & set(seen[1]))
-    return _jaccard(*((key for key, _ in call[1]) for call in (wanted, seen)), strict=strict) + equal
+    return _likeness(*((key for key, _ in call[1]) for call in (wanted, seen)), strict=strict) + equal
 
 
-def _jaccard(first: Iterable[Hashable], second: Iterable[Hashable], *, strict: bool) -> float:
-    a, b = Counter(first), Counter(second)
-    if strict or a == b:
-        return float(a == b)
-    common = (a & b).total()
-    return common / (a.total() + b.total() - common)
+def _likeness(first: Iterable[Hashable], second: Iterable[Hashable], *, strict: bool) -> float:
+    share = jaccard(first, second)
+    return float(share == 1) if strict else share
 
 
 def _greedy(gain: np.ndarray) -> list[float]:

@@ -17,7 +17,6 @@ from guerdon.engine.padding import right_pad
 from guerdon.engine.reading import LanguageModel
 from guerdon.errors import RecipeError
 from guerdon.objectives.entropy import categorical_entropy
-from guerdon.policies.rows import written_rollouts
 from guerdon.registry import register
 from guerdon.rollouts import Rollouts
 from guerdon.sampling.sources import Draw, Source
@@ -222,21 +221,25 @@ def constrained_beam_group(
             f"a beam searches whole items of up to {constraint.depth} tokens and draws nothing, but {what}; remove "
             f"top_k, top_p, min_p and stop, and set sampling.max_new_tokens to {constraint.depth} or more"
         )
-    prompts = [policy.encode_prompt(problem.prompt) for problem in starts.problems[::width]]
+    prompts = policy.encode_prompts([problem.prompt for problem in starts.problems])
     policy.module.eval()
     found = constrained_beams(
         policy.model,
-        prompts,
+        prompts[::width],
         constraint,
         width=width,
         pad=policy.pad,
         temperature=options.temperature,
         within=mask_logp,
     )
-    tokens, mask, logp, entropy = (x.flatten(0, 1) for x in (found.tokens, found.mask, found.logp, found.entropy))
-    rollouts = written_rollouts(policy, starts, options, tokens, mask, logp, entropy)
+    longest = int(found.mask.sum(dim=2).max())
+    tokens, mask, logp, entropy = (
+        x.flatten(0, 1)[:, :longest] for x in (found.tokens, found.mask, found.logp, found.entropy)
+    )
+    ended = torch.ones(len(tokens), dtype=torch.bool)  # items are whole
+    rollouts = policy.as_rollouts(starts, prompts, tokens, mask, logp, options, finished=ended, entropy=entropy)
     if mask_logp:
-        before = [constraint.listed(tokens[:, :t]) for t in range(rollouts.mask.shape[1])]
+        before = [constraint.listed(tokens[:, :t]) for t in range(longest)]
         rollouts.payload["listed"] = torch.stack(before, dim=1)
     return rollouts
 

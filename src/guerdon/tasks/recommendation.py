@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -77,7 +76,7 @@ class Recommendation(Task):
         self.transitions = np.full((size, size), noise / size)
         np.add.at(self.transitions, (np.arange(size)[:, None], likely), (1 - noise) * odds / odds.sum())
         self.history = history
-        self.scorer = functools.partial(_right)
+        self.scorer = exact
 
     def train_batch(self, n: int, seed: int) -> list[Problem]:
         """Draw ``n`` histories that are not held out, each with what followed it."""
@@ -105,11 +104,6 @@ class Recommendation(Task):
                 if (key % HELD_OUT == 0) == held_out:
                     found.append(Problem(key, prompt, answer=self.items[wanted]))
         return found[:n]
-
-
-def _right(text: str, answer: Any) -> float:
-    """Give 1 for the item that followed."""
-    return exact(text, answer)
 
 
 def hit_rate(ranked: Sequence[Sequence[str]], wanted: Sequence[str], k: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from guerdon.cache import cache_folder
 from guerdon.errors import TaskError
 from guerdon.registry import register
 from guerdon.rewards.sql import sql_execution
@@ -236,7 +236,7 @@ def _schema() -> list[str]:
 
 def _database(script: str) -> Path:
     """The file that holds the database of a script; written beside its place and moved there, so never half made."""
-    folder = Path(os.environ.get("GUERDON_CACHE", Path.home() / ".cache" / "guerdon")).absolute()
+    folder = cache_folder().absolute()
     path = folder / f"text-to-sql-{derive(0, script):016x}.sqlite"
     if path.is_file():
         return path

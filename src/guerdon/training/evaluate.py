@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,23 +41,36 @@ def evaluate_policy(
     held_out = task.eval_problems(problems)
     settings = policy.evaluation_options(options)
     if policy.kind == "flow":
-        means, faults = _pass(policy, rewards, settings, held_out, batch, seed, greedy=True)
-        means.pop("")
-        return means | _told(faults)
+        seen = _pass(policy, rewards, settings, held_out, batch, seed, greedy=True)
+        return seen.means | _told(seen.faults)
     faults = 0
     out: dict[str, float] = {}
     for mode in ("sampled", "greedy"):
-        means, found = _pass(policy, rewards, settings, held_out, batch, seed, greedy=mode == "greedy")
+        seen = _pass(policy, rewards, settings, held_out, batch, seed, greedy=mode == "greedy")
         optimised = [r for r in rewards if not r.watch]
-        out[mode] = means.pop("")
+        out[mode] = seen.outcome
         detailed = [r for r in rewards if r.watch or len(optimised) > 1]
-        out |= {f"{mode}/{r.name}": means[r.name] for r in detailed}
-        faults += found
+        out |= {f"{mode}/{r.name}": seen.means[r.name] for r in detailed}
+        faults += seen.faults
     return out | _told(faults)
 
 
 def _told(faults: int) -> dict[str, float]:
     return {"faults": float(faults)} if faults else {}
+
+
+class _Seen(NamedTuple):
+    """What the rewards say of the problems, in one pass.
+
+    Attributes:
+        outcome: mean over the problems of the weighted sum of the rewards that training sees.
+        means: mean of each reward over the problems to which it applies.
+        faults: calls that gave no usable number.
+    """
+
+    outcome: float
+    means: dict[str, float]
+    faults: int
 
 
 def _pass(
@@ -69,8 +82,8 @@ def _pass(
     seed: int,
     *,
     greedy: bool,
-) -> tuple[dict[str, float], int]:
-    """Mean of every reward over the problems to which it applies, their weighted sum under ``""``, and the faults."""
+) -> _Seen:
+    """Write one trajectory for each problem, and score it."""
     faults = 0
     lenient = [replace(r, on_fault="floor", floor=0.0) for r in rewards]
     columns: dict[str, list[Tensor]] = {r.name: [] for r in rewards}
@@ -85,5 +98,5 @@ def _pass(
             columns[spec.name].append(total(component, rollouts.mask).double().cpu())
     values = {name: torch.cat(parts) for name, parts in columns.items()}
     means = {name: float(x.nansum() / x.isfinite().sum().clamp(min=1)) for name, x in values.items()}
-    means[""] = sum(float(r.weight * values[r.name].nansum()) for r in rewards if not r.watch) / len(problems)
-    return means, faults
+    outcome = sum(float(r.weight * values[r.name].nansum()) for r in rewards if not r.watch) / len(problems)
+    return _Seen(outcome, means, faults)

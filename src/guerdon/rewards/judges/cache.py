@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from pathlib import Path
 
+from guerdon.cache import cache_folder
 from guerdon.rewards.judges.questions import JudgeError
 
 WAIT = 60.0  # seconds to wait for another process that is writing
@@ -14,7 +14,7 @@ WAIT = 60.0  # seconds to wait for another process that is writing
 
 def default_cache() -> Path:
     """``judge.sqlite`` in ``$GUERDON_CACHE``, or in ``~/.cache/guerdon``."""
-    return Path(os.environ.get("GUERDON_CACHE", Path.home() / ".cache" / "guerdon")) / "judge.sqlite"
+    return cache_folder() / "judge.sqlite"
 
 
 class AnswerCache:
