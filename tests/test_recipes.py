@@ -28,6 +28,10 @@ SHORTER = {
     "stacked": [*KNOWING, "sampling.prompts=2"],
     "tool-calls": ["warm_start.steps=2", "sampling.prompts=2", "sampling.max_new_tokens=8"],
     "code-tests": ["warm_start.steps=2", "sampling.prompts=2", "sampling.max_new_tokens=8"],
+    "gridtext-gigpo": ["warm_start.steps=2", "sampling.prompts=2"],
+    "search-igpo": ["warm_start.steps=2", "sampling.prompts=2"],
+    "tool-python": ["warm_start.steps=2", "sampling.prompts=2", "sampling.max_new_tokens=8"],
+    "textworld": ["warm_start.steps=2", "sampling.prompts=1", "evaluation.problems=1", "task.games=1"],
     "text-to-sql": ["warm_start.steps=2", "sampling.prompts=2"],
 }
 

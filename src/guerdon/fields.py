@@ -55,6 +55,11 @@ FIELDS: dict[str, Field] = {
         "log-probability of each prompt token given those before; nan where there is none",
         f"{_LANGUAGE}, and read it in 'credit': the loop computes it after the rewards, on demand",
     ),
+    "answer_logp": Field(
+        "(N,M)",
+        "mean log-probability of the reference answer's tokens, were it given in place of each turn; no gradient",
+        f"{_LANGUAGE} and a multi-turn task whose problems carry answers, and read it in 'credit'",
+    ),
     "values": Field("(N,T)", "critic's value of the state before each action, as sampled", _CRITIC),
     "bootstrap": Field("(N,)", "critic's value of the state after the last action; 0 where done", _CRITIC),
     "value_prediction": Field("(N,T)", "critic's value now, differentiable", _CRITIC),
@@ -86,6 +91,9 @@ FIELDS: dict[str, Field] = {
     "metadata": Field("N mappings", "what the task knows of the problem", _ALWAYS),
     "detail": Field(
         "N mappings", "what rewards said of a sample beside its score, by the reward's name", "it is kept for reading"
+    ),
+    "failure": Field(
+        "N objects", "kind and message of what broke a trajectory's environment, or None", "it is kept for reading"
     ),
     "payload": Field("tensordict", "the policy's own material: latents, observations, prompt tokens", _ALWAYS),
     "external": Field(

@@ -44,6 +44,10 @@ HOMES = {
         "guerdon.tasks.knowledge_graph",
         "guerdon.tasks.tool_calls",
         "guerdon.tasks.small_functions",
+        "guerdon.tasks.gridtext",
+        "guerdon.tasks.textworld",
+        "guerdon.tasks.agents",
+        "guerdon.tasks.gym_text",
     ),
     "policy": (
         "guerdon.policies.tiny_lm",

@@ -37,6 +37,7 @@ class Rollouts(TensorClass["shadow"]):  # "values" shadows the mapping method; t
     anchor_logp: Tensor | None = None
     features: Tensor | None = None
     prompt_logp: Tensor | None = None
+    answer_logp: Tensor | None = None
     values: Tensor | None = None  # type: ignore[assignment]
     bootstrap: Tensor | None = None
     returns: Tensor | None = None
@@ -59,6 +60,7 @@ class Rollouts(TensorClass["shadow"]):  # "values" shadows the mapping method; t
     answer: list[Any] | None = None
     metadata: list[Any] | None = None
     detail: list[Any] | None = None
+    failure: list[Any] | None = None
 
 
 def make_rollouts(

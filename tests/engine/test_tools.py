@@ -6,7 +6,7 @@ from guerdon.engine.generate import Completions, GenerationOptions, SamplingErro
 from guerdon.engine.tools import Tool, rollout_with_tool
 from guerdon.errors import RecipeError
 from guerdon.objectives import kl, ppo_clip
-from guerdon.policies.language import LanguageSampling
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import TinyLM
 from guerdon.tasks.base import Problem, Starts, Task
 

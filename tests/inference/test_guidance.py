@@ -14,7 +14,7 @@ from guerdon.inference.guidance import (
     with_controls,
 )
 from guerdon.policies.causal_lm import CausalLM
-from guerdon.policies.language import LanguageSampling
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import TinyLM, build_tokenizer
 from guerdon.tasks.base import Problem, Starts, Task
 

@@ -6,7 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from guerdon.errors import RecipeError
 from guerdon.inference.tree import LanguageSteps, value_beam
-from guerdon.policies.language import LanguageSampling
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import TinyLM
 from guerdon.tasks.base import Problem, Task
 

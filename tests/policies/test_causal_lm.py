@@ -5,7 +5,7 @@ from transformers import GPT2Config, LlamaConfig, Qwen2Config
 from guerdon.errors import RecipeError
 from guerdon.policies import causal_lm
 from guerdon.policies.causal_lm import CausalLM
-from guerdon.policies.language import LanguageSampling
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import build_tokenizer
 from guerdon.tasks.base import Problem, Starts, Task
 

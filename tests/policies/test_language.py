@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from guerdon.errors import RecipeError
-from guerdon.policies.language import LanguageSampling
+from guerdon.policies.language_sampling import LanguageSampling
+from guerdon.policies.likelihoods import prompt_logp
 from guerdon.policies.tiny_lm import TinyLM, build_tokenizer
 from guerdon.tasks.base import Problem, Starts, Task
 
@@ -48,7 +49,7 @@ def test_evaluation_agrees_with_what_was_sampled(policy, temperature):
 def test_rollouts_carry_what_the_policy_says_it_supplies(policy):
     rollouts = sampled(policy)
     supplied = TinyLM.supplied_fields({"value_head": policy.value is not None})
-    for name in supplied - {"value_prediction", "values", "prompt_logp", "features", "ref_kl"}:
+    for name in supplied - {"value_prediction", "values", "prompt_logp", "answer_logp", "features", "ref_kl"}:
         assert getattr(rollouts, name) is not None
     assert rollouts.version.tolist() == [5] * 12
     assert rollouts.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
@@ -64,7 +65,7 @@ def test_rollouts_carry_what_the_policy_says_it_supplies(policy):
 def test_prompt_tokens_have_the_likelihood_that_the_bare_model_gives(policy):
     rollouts = sampled(policy, temperature=0.7)
     with torch.no_grad():
-        seen = policy.prompt_logp(rollouts)
+        seen = prompt_logp(policy, rollouts)
         assert seen.shape == rollouts.payload["prompt_tokens"].shape
         for row, prompt in zip(seen, rollouts.prompt, strict=True):
             ids = torch.tensor([policy.encode_prompt(prompt)])
@@ -82,7 +83,7 @@ def test_a_prompt_of_one_token_follows_nothing(policy):
     starts = Starts.repeat(Silent().train_batch(1, 0), 2)
     with torch.no_grad():
         rollouts = policy.sample(starts, LanguageSampling(max_new_tokens=2), seed=1)
-        assert policy.prompt_logp(rollouts).isnan().all()
+        assert prompt_logp(policy, rollouts).isnan().all()
 
 
 def test_evaluation_does_not_depend_on_the_rest_of_the_batch(policy):

@@ -11,7 +11,7 @@ from guerdon.engine.generate import GenerationOptions, Written, generate
 from guerdon.errors import RecipeError
 from guerdon.monitor.progress import Progress
 from guerdon.policies.hugging_face import HuggingFaceModel
-from guerdon.policies.language import LanguageSampling
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import TinyLM, TinyTransformer
 from guerdon.recipe import load_recipe
 from guerdon.sampling.branching import ConstrainedBeam, TrieConstraint, constrained_beam_group, constrained_beams

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guerdon.errors import RecipeError
-from guerdon.policies.language import LanguageSampling
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import TinyLM
 from guerdon.registry import describe
 from guerdon.rewards.base import Reward

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import pydantic
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from guerdon.engine.generate import Completions, GenerationOptions, SamplingError
-from guerdon.engine.padding import right_pad
+from guerdon.engine.generate import GenerationOptions, SamplingError
+from guerdon.engine.turns import Reply, TurnCompletions, Write, rollout_in_turns
 from guerdon.errors import RecipeError
 from guerdon.registry import import_object
-from guerdon.seeding import derive
 from guerdon.tasks.base import Task
 
 Respond = Callable[[list[str]], Sequence[str]]
@@ -113,64 +111,6 @@ class Tool(pydantic.BaseModel):
         return text
 
 
-class Write(Protocol):
-    """``generate`` for one model."""
-
-    def __call__(
-        self, prefixes: Sequence[Sequence[int]], settings: GenerationOptions, *, seed: int, **options: Any
-    ) -> Completions: ...
-
-
-@dataclass(frozen=True)
-class ToolCompletions(Completions):
-    """Completions with what a tool inserted; ``mask`` is false there, and the numbers are 0.
-
-    Attributes:
-        present: (N,T) bool, true on tokens, whoever wrote them.
-        turn: (N,T) int64 how often the tool had answered when the token was drawn, -1 off the mask.
-    """
-
-    present: Tensor = field(kw_only=True)
-    turn: Tensor = field(kw_only=True)
-
-
-class _Row:
-    """One completion while it is written."""
-
-    def __init__(self, prompt: Sequence[int]) -> None:
-        self.prompt = list(prompt)
-        self.tokens: list[int] = []
-        self.logp: list[float] = []
-        self.sampled_logp: list[float] = []
-        self.entropy: list[float] = []
-        self.turn: list[int] = []
-        self.calls = self.actions = 0
-        self.finished = False
-
-    def take(self, out: Completions, place: int) -> list[int]:
-        """Go on with what was drawn; return it."""
-        drawn = out.mask[place]
-        for mine, theirs in (
-            (self.tokens, out.tokens),
-            (self.logp, out.logp),
-            (self.sampled_logp, out.sampled_logp),
-            (self.entropy, out.entropy),
-        ):
-            mine.extend(theirs[place][drawn].tolist())
-        count = int(drawn.sum())
-        self.actions += count
-        self.turn += [self.calls] * count
-        return self.tokens[len(self.tokens) - count :]
-
-    def insert(self, tokens: Sequence[int]) -> None:
-        """Go on with what a tool said."""
-        self.calls += 1
-        self.tokens += tokens
-        for numbers in (self.logp, self.sampled_logp, self.entropy):
-            numbers.extend([0.0] * len(tokens))
-        self.turn += [-1] * len(tokens)
-
-
 def rollout_with_tool(
     write: Write,
     prompts: Sequence[Sequence[int]],
@@ -182,8 +122,8 @@ def rollout_with_tool(
     encode: Callable[[str], list[int]],
     decode: Callable[[list[list[int]]], list[str]],
     rows: Sequence[int] | None = None,
-    ended: Callable[[Tensor, ToolCompletions], None] | None = None,
-) -> ToolCompletions:
+    ended: Callable[[Tensor, TurnCompletions], None] | None = None,
+) -> TurnCompletions:
     """Write one completion per prompt, in rounds: all that still write go on until they ask, stop or are cut.
 
     A completion that never asks is the one that the same seed gives without a tool. One is cut, and not finished, when
@@ -202,7 +142,8 @@ def rollout_with_tool(
         ended: called after each round with the rows that ended in it, and what has been written so far.
 
     Returns:
-        N rows; the widest holds the budget and ``max_calls`` answers.
+        N rows; the widest holds the budget and ``max_calls`` answers. ``turn`` is how often the tool had answered when
+        a token was drawn.
 
     Raises:
         RecipeError: when the tokenizer can't write a mark of the tool.
@@ -211,66 +152,53 @@ def rollout_with_tool(
     Source: Yu et al. 2025 (GraphRAG-R1, rollout with thinking), from its inference code.
     """
     _refuse_unwritable(tool, encode, decode)
+    partner = _Answers(tool, settings.max_new_tokens, len(prompts), encode, decode)
     settings = replace(settings, stop=(*settings.stop, tool.closing))
-    names = list(range(len(prompts))) if rows is None else list(rows)
-    written = [_Row(prompt) for prompt in prompts]
-    writing, turn = list(range(len(prompts))), 0
-    while writing:
-        out = write(
-            [[*written[row].prompt, *written[row].tokens] for row in writing],
-            settings,
-            seed=derive(seed, "tool", turn) if turn else seed,
-            rows=[names[row] for row in writing],
-            budgets=[settings.max_new_tokens - written[row].actions for row in writing],
-        )
-        drawn = [written[row].take(out, place) for place, row in enumerate(writing)]
-        asking: dict[int, str] = {}
-        going: list[int] = []
-        for place, (row, text) in enumerate(zip(writing, decode(drawn), strict=True)):
-            if not bool(out.finished[place]):
-                continue
-            query, this = tool.query_in(text), written[row]
-            if tool.closing not in text:
-                this.finished = True
-            elif this.actions < settings.max_new_tokens and (not query or this.calls < tool.max_calls):
-                going.append(row)
-                if query:
-                    asking[row] = query
-        _insert(written, asking, tool, encode)
-        if ended is not None and len(going) < len(writing):
-            ended(torch.tensor(sorted(set(writing) - set(going))), _together(written, pad))
-        writing, turn = going, turn + 1
-    return _together(written, pad)
+    return rollout_in_turns(write, prompts, settings, partner, seed=seed, pad=pad, path="tool", rows=rows, ended=ended)
 
 
-def _insert(written: Sequence[_Row], asking: dict[int, str], tool: Tool, encode: Callable[[str], list[int]]) -> None:
-    """Ask for all rows at once, and put the answers behind the queries."""
-    if not asking:
-        return
-    before, after = encode(tool.insert_opening), encode(tool.insert_closing)
-    for row, answer in zip(asking, tool.ask(list(asking.values())), strict=True):
-        written[row].insert([*before, *encode(answer)[: tool.max_inserted], *after])
+class _Answers:
+    """A tool as the partner of the rows that may ask it."""
 
+    def __init__(
+        self,
+        tool: Tool,
+        budget: int,
+        rows: int,
+        encode: Callable[[str], list[int]],
+        decode: Callable[[list[list[int]]], list[str]],
+    ) -> None:
+        self._tool, self._budget, self._encode, self._decode = tool, budget, encode, decode
+        self._around = encode(tool.insert_opening), encode(tool.insert_closing)
+        self._actions, self._calls = [0] * rows, [0] * rows
 
-def _together(written: Sequence[_Row], pad: int) -> ToolCompletions:
-    """Rows of one length."""
-    tokens, present = right_pad([row.tokens for row in written], pad)
+    def budget(self, row: int, actions: int) -> int:
+        return self._budget - actions
 
-    def padded(rows: Sequence[Sequence[float]]) -> Tensor:
-        values = torch.tensor([number for row in rows for number in row], dtype=torch.float32)
-        return torch.zeros(present.shape).masked_scatter(present, values)
+    def reply(self, rows: Sequence[int], written: Sequence[Sequence[int]], ended: Sequence[bool]) -> list[Reply]:
+        """Ask for all rows at once; put the answers behind the queries."""
+        replies, asking = [], {}
+        texts = self._decode([list(tokens) for tokens in written])
+        for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            self._actions[row] += len(written[place])
+            replies.append(self._without_answer(row, text, ended[place]))
+            query = self._tool.query_in(text)
+            if replies[-1].goes_on and query:
+                asking[place] = query
+        before, after = self._around
+        if asking:
+            for place, answer in zip(asking, self._tool.ask(list(asking.values())), strict=True):
+                self._calls[rows[place]] += 1
+                said = self._encode(answer)[: self._tool.max_inserted]
+                replies[place] = Reply([*before, *said, *after])
+        return replies
 
-    turn, _ = right_pad([row.turn for row in written], -1)
-    return ToolCompletions(
-        tokens=tokens,
-        mask=turn >= 0,
-        logp=padded([row.logp for row in written]),
-        entropy=padded([row.entropy for row in written]),
-        sampled_logp=padded([row.sampled_logp for row in written]),
-        finished=torch.tensor([row.finished for row in written], dtype=torch.bool),
-        present=present,
-        turn=turn,
-    )
+    def _without_answer(self, row: int, text: str, ended: bool) -> Reply:
+        """What follows if the row asks nothing: it goes on behind a closing mark, and has ended behind another stop."""
+        if not ended or self._tool.closing not in text:
+            return Reply(goes_on=False, finished=ended)
+        asks_once_more = bool(self._tool.query_in(text)) and self._calls[row] >= self._tool.max_calls
+        return Reply(goes_on=self._actions[row] < self._budget and not asks_once_more, answers=False)
 
 
 def _refuse_unwritable(

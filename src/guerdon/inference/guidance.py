@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from guerdon.engine.generate import Written
 from guerdon.engine.logits import token_logp
 from guerdon.policies.base import Evaluation
-from guerdon.policies.language import LanguagePolicy, LanguageSampling
+from guerdon.policies.language import LanguagePolicy
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.rows import Placer
 from guerdon.rollouts import Rollouts
 from guerdon.seeding import torch_generator

@@ -13,7 +13,8 @@ from guerdon.engine.generate import GenerationOptions, generate
 from guerdon.engine.padding import left_pad
 from guerdon.engine.reading import read
 from guerdon.errors import RecipeError
-from guerdon.policies.language import LanguagePolicy, LanguageSampling
+from guerdon.policies.language import LanguagePolicy
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.seeding import derive
 
 State = TypeVar("State")

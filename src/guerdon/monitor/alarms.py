@@ -346,7 +346,7 @@ class Alarms:
             return None
         message = (
             f"{share:.0%} of the trajectories of the last {WINDOW} steps were cut at the length limit; raise "
-            "sampling.max_new_tokens, or reward finishing"
+            "sampling.max_new_tokens (task.max_turns where turns are cut), or reward finishing"
         )
         return _Finding("warning", message, {"share": share})
 

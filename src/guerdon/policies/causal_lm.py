@@ -107,11 +107,26 @@ class CausalLM(LanguagePolicy):
         text: Any = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return self.encode(text)
 
+    def encode_observation(self, text: str, ended: bool) -> list[int]:
+        """Token ids of an observation, in a chat as the user's next message, with all that the template puts around."""
+        if not self.chat:
+            return self.encode(text)
+        said: list[dict[str, str]] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _TURN}]
+        said.append({"role": "user", "content": text})
+        full: Any = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        after = full.split(_TURN, 1)[1]
+        end: Any = self.tokenizer.eos_token
+        return self.encode(after.removeprefix(end) if ended else after)
+
     def save_pretrained(self, path: str) -> bool:
         """Write weights (or adapters) and tokenizer in the Hugging Face format."""
         self.network.save_pretrained(path)
         self.tokenizer.save_pretrained(path)
         return True
+
+
+# Stands for a turn of the policy in a chat, to find what the template puts behind it.
+_TURN = "guerdon-turn-7f3a"
 
 
 def _with_lora(network: Any, rank: int, alpha: float, targets: str | list[str]) -> Any:

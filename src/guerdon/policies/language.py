@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from tensordict import TensorDict
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -17,40 +16,18 @@ from guerdon.engine.generate import Completions, GenerationOptions, generate
 from guerdon.engine.logits import token_logp
 from guerdon.engine.padding import left_pad, right_pad
 from guerdon.engine.reading import LanguageModel, read
-from guerdon.engine.tools import Tool, ToolCompletions, rollout_with_tool
+from guerdon.engine.tools import rollout_with_tool
+from guerdon.engine.turns import TurnCompletions
 from guerdon.errors import RecipeError
 from guerdon.objectives.entropy import categorical_entropy
-from guerdon.policies.base import Evaluation, Policy, SamplingOptions
+from guerdon.policies.base import Evaluation, Policy
+from guerdon.policies.branches import branch_completions
 from guerdon.policies.critic import SoftMinCritic
-from guerdon.policies.rows import Placer, before_actions, join_prompts, present_tokens
+from guerdon.policies.episodes import play_episodes
+from guerdon.policies.language_sampling import LanguageSampling
+from guerdon.policies.rows import Placer, before_actions, join_prompts, tokens_read
 from guerdon.rollouts import Rollouts, make_rollouts
-from guerdon.tasks.base import Problem, Starts, Task
-
-
-class LanguageSampling(SamplingOptions):
-    """How a language policy draws its completions.
-
-    Attributes:
-        max_new_tokens: budget of a completion; one that uses it up without an end token is truncated.
-        temperature: divides the logits, when sampling and when log-probabilities are evaluated.
-        top_k: keep the k most likely tokens; 0 keeps all.
-        top_p: keep the smallest set of tokens whose mass reaches p.
-        min_p: keep tokens at least p times as likely as the likeliest; 0 keeps all.
-        stop: a completion ends once it holds one of these strings, which stays a part of it.
-        tool: what a completion may ask while it is written.
-    """
-
-    max_new_tokens: int = Field(default=32, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    top_k: int = Field(default=0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    min_p: float = Field(default=0.0, ge=0, lt=1)
-    stop: list[str] = Field(default=[])
-    tool: Tool | None = None
-
-    def bound_to(self, task: Task) -> LanguageSampling:
-        """The options with the function of the tool, if there is one."""
-        return self if self.tool is None else self.model_copy(update={"tool": self.tool.bound_to(task)})
+from guerdon.tasks.base import Problem, Starts
 
 
 class LanguagePolicy(Policy):
@@ -88,7 +65,7 @@ class LanguagePolicy(Policy):
     def supplied_fields(cls, options: Mapping[str, Any]) -> frozenset[str]:
         """Tokens and texts, and the critic's fields when the policy has one."""
         critic = {"values", "bootstrap", "value_prediction"} if options.get("value_head") else set()
-        return frozenset({"tokens", "text", "prompt", "prompt_logp", "features", "ref_kl"} | critic)
+        return frozenset({"tokens", "text", "prompt", "prompt_logp", "features", "answer_logp", "ref_kl"} | critic)
 
     @abstractmethod
     def encode_prompt(self, prompt: str) -> list[int]:
@@ -111,19 +88,23 @@ class LanguagePolicy(Policy):
         greedy: bool = False,
         ended: Callable[[Rollouts, list[int]], None] | None = None,
     ) -> Rollouts:
-        """Write one completion per start.
+        """Write one completion per start, or play one episode in tasks of several turns.
 
         Args:
             starts: one prompt per completion.
             options: how to draw.
             seed: of the draws.
             greedy: take the most likely token.
-            ended: called with completions as they end, and their rows, while others are still being written.
+            ended: called with completions as they end, and their rows, while others are still being written; not
+                with episodes.
         """
         prompts = self.encode_prompts([p.prompt for p in starts.problems])
 
         def rollouts_of(rows: list[int], out: Completions) -> Rollouts:
             some = Starts([starts.problems[row] for row in rows], starts.group[rows], starts.version)
+            turns: dict[str, Any] = {}
+            if isinstance(out, TurnCompletions):
+                turns = {"present": out.present[rows], "turn": out.turn[rows]}
             return self.as_rollouts(
                 some,
                 [prompts[row] for row in rows],
@@ -133,7 +114,7 @@ class LanguagePolicy(Policy):
                 options,
                 finished=out.finished[rows],
                 entropy=out.entropy[rows],
-                **({"present": out.present[rows], "turn": out.turn[rows]} if isinstance(out, ToolCompletions) else {}),
+                **turns,
             )
 
         def hand_over(rows: Tensor, out: Completions) -> None:
@@ -141,6 +122,8 @@ class LanguagePolicy(Policy):
             ended(rollouts_of(rows.tolist(), out), rows.tolist())
 
         settings = self.generation(options, greedy=greedy)
+        if options.environments is not None:
+            return play_episodes(self, starts, options, settings, seed=seed)
         early = None if ended is None else hand_over
         if options.tool is None:
             out = self.write(prompts, settings, seed=seed, ended=early)
@@ -149,63 +132,11 @@ class LanguagePolicy(Policy):
             out = rollout_with_tool(self.write, prompts, settings, options.tool, seed=seed, ended=early, **texts)
         return rollouts_of(list(range(len(prompts))), out)
 
-    @torch.no_grad()
     def branch(
         self, rollouts: Rollouts, rows: Sequence[int], at: Sequence[int], options: LanguageSampling, *, seed: int
     ) -> Rollouts:
-        """Write completions that leave earlier ones after their first ``at`` actions, and go on by themselves.
-
-        A branch belongs to the group of the trajectory that it leaves, holds the actions that both share, with what
-        was known of them, and says where it came from in ``parent`` and ``branch_at``. What branches share with one
-        another and with their parents is computed once.
-
-        Args:
-            rollouts: earlier completions.
-            rows: which of them each branch leaves.
-            at: number of actions that each branch keeps, less than its parent has.
-            options: how to draw; the budget is that of the whole completion.
-            seed: of the draws.
-
-        Raises:
-            RecipeError: when the completions may ask a tool.
-        """
-        if options.tool is not None:
-            raise RecipeError("completions that may ask a tool cannot be branched; remove 'sampling.tool'")
-        assert rollouts.tokens is not None
-        parent, kept = torch.tensor(list(rows)), torch.tensor(list(at))
-        of = rollouts[parent]
-        assert of.tokens is not None
-        prompts = present_tokens(of.payload["prompt_tokens"], of.payload["attention"])
-        shared = [tokens[:n].tolist() for tokens, n in zip(of.tokens, at, strict=True)]
-        out = self.write(
-            [[*prompt, *begun] for prompt, begun in zip(prompts, shared, strict=True)],
-            self.generation(options),
-            seed=seed,
-            budgets=(options.max_new_tokens - kept).tolist(),
-        )
-        width = int((kept + out.mask.sum(dim=1)).max())
-        old = torch.arange(width) < kept.unsqueeze(1)
-        new = (torch.arange(width) < (kept + out.mask.sum(dim=1)).unsqueeze(1)) & ~old
-
-        def spliced(before: Tensor, after: Tensor, fill: float) -> Tensor:
-            joint = torch.full((len(parent), width), fill, dtype=after.dtype)
-            joint[old] = before[:, :width][old[:, : before.shape[1]]].to(after.dtype)
-            joint[new] = after[out.mask]
-            return joint
-
-        known = of.entropy if of.entropy is not None else torch.zeros_like(of.old_logp)
-        branches = self.as_rollouts(
-            Starts([_problem(of, i) for i in range(len(of))], of.group, int(of.version.max())),
-            prompts,
-            spliced(of.tokens, out.tokens, self.pad),
-            old | new,
-            spliced(of.old_logp, out.logp, 0.0),
-            options,
-            finished=out.finished,
-            entropy=spliced(known, out.entropy, 0.0),
-        )
-        branches.parent, branches.branch_at = parent, kept
-        return branches
+        """Write completions that leave earlier ones, see ``branch_completions``."""
+        return branch_completions(self, rollouts, rows, at, options, seed=seed)
 
     @torch.no_grad()
     def score(self, prefix: str, continuations: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -233,7 +164,7 @@ class LanguagePolicy(Policy):
 
     def states(self, rollouts: Rollouts) -> Tensor:
         """Last hidden states (M,D) from which the actions were chosen, row by row; differentiable."""
-        ids, attention, acted = _tokens_of(rollouts)
+        ids, attention, acted = tokens_read(rollouts)
         return read(self.model, ids, attention, before_actions(acted, attention), max_tokens=self.max_tokens)
 
     def evaluate(self, rollouts: Rollouts, *, logits: bool = False) -> Evaluation:
@@ -261,27 +192,9 @@ class LanguagePolicy(Policy):
     @torch.no_grad()
     def features(self, rollouts: Rollouts) -> Tensor:
         """Last hidden state (N,T,D) of the model once it has read each action, 0 off the mask."""
-        ids, attention, acted = _tokens_of(rollouts)
+        ids, attention, acted = tokens_read(rollouts)
         states = read(self.model, ids, attention, acted, max_tokens=self.max_tokens)
         return Placer(rollouts.mask)(states.float())
-
-    def prompt_logp(self, rollouts: Rollouts) -> Tensor:
-        """Log-probability (N,P) of each prompt token given those before it, at temperature 1; nan where there is none.
-
-        A prompt's first token follows nothing, so it has none either. A prompt that several trajectories share is
-        read once.
-        """
-        tokens = rollouts.payload["prompt_tokens"]
-        present = rollouts.payload["attention"][:, : tokens.shape[1]]
-        out = torch.full(tokens.shape, float("nan"), device=tokens.device)
-        at = torch.zeros_like(present)
-        at[:, :-1] = present[:, 1:] & present[:, :-1]
-        if not bool(at.any()):
-            return out
-        states = read(self.model, tokens, present, at, max_tokens=self.max_tokens)
-        known = at.roll(1, dims=1)
-        logp, _ = token_logp(self.model.project, states, tokens[known], torch.ones(len(states), device=tokens.device))
-        return out.masked_scatter(known, logp)
 
     def join_payloads(self, parts: Sequence[Rollouts]) -> TensorDict:
         """Prompts left-padded to the longest, and what is attended to in them and in the completions."""
@@ -320,8 +233,9 @@ class LanguagePolicy(Policy):
         return rollouts
 
     def evaluation_options(self, options: LanguageSampling) -> LanguageSampling:
-        """Temperature 1 and the whole distribution, with the budget and the tool of training."""
-        return LanguageSampling(max_new_tokens=options.max_new_tokens, tool=options.tool)
+        """Temperature 1 and the whole distribution; budgets, stops, and whoever answers are those of training."""
+        plain = LanguageSampling()
+        return options.model_copy(update={x: getattr(plain, x) for x in ("temperature", "top_k", "top_p", "min_p")})
 
     def supervised_loss(self, problems: list[Problem], seed: int) -> Tensor:
         """Mean cross-entropy of the tokens of reference answers or demonstrations, end token included.
@@ -334,7 +248,7 @@ class LanguagePolicy(Policy):
         sequences: list[list[int]] = []
         imitated: list[list[int]] = []
         for problem in problems:
-            if problem.answer is None and not problem.demonstration:
+            if problem.answer is None and not (problem.demonstration or problem.episode):
                 raise RecipeError("'warm_start' imitates answers, and this task's problems have none; remove it")
             # The prompt, then what the policy writes and what a tool says, in turn.
             pieces = [self.encode_prompt(problem.prompt), *self._demonstrated(problem)]
@@ -347,6 +261,9 @@ class LanguagePolicy(Policy):
         return torch.nn.functional.cross_entropy(scores, ids[wanted])
 
     def _demonstrated(self, problem: Problem) -> list[list[int]]:
+        if problem.episode:
+            turns = enumerate(problem.episode)
+            return [self.encode_observation(x, True) if place % 2 else self.encode_answer(x) for place, x in turns]
         if not problem.demonstration:
             return [self.encode_answer(str(problem.answer))]
         *before, last = problem.demonstration
@@ -379,6 +296,15 @@ class LanguagePolicy(Policy):
         ids: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return list(ids)
 
+    def encode_observation(self, text: str, ended: bool) -> list[int]:
+        """Token ids of what an environment says, and of whatever asks for the next turn.
+
+        Args:
+            text: the observation.
+            ended: whether the turn before it was closed by its end token.
+        """
+        return self.encode(text)
+
     def decode(self, tokens: list[list[int]]) -> list[str]:
         """Texts of rows of tokens, without special tokens."""
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -394,6 +320,7 @@ class LanguagePolicy(Policy):
         *,
         finished: Tensor,
         present: Tensor | None = None,
+        payload: Mapping[str, Tensor] | None = None,
         **fields: Any,
     ) -> Rollouts:
         """A batch of completions, however they came about.
@@ -405,6 +332,8 @@ class LanguagePolicy(Policy):
             options: how they were drawn.
             finished: (N,) which ended by themselves.
             present: (N,T) where there is a token, if not all of them are actions.
+            payload: further material of the policy's own; ``begins`` (N,T) says from which of a row's tokens on it was
+                read beside the prompt when each token was drawn, where that is not always all of them.
             fields: any further field of ``Rollouts``.
         """
         prompt_tokens, prompt_mask = left_pad(prompts, self.pad)
@@ -420,6 +349,7 @@ class LanguagePolicy(Policy):
                 "prompt_tokens": prompt_tokens,
                 "attention": torch.cat([prompt_mask, mask if present is None else present], dim=1),
                 "temperature": torch.full((len(prompts),), options.temperature),
+                **(payload or {}),
             },
             tokens=tokens,
             prompt=[p.prompt for p in starts.problems],
@@ -449,22 +379,3 @@ def _critic(width: int, kind: bool | Literal["soft_min"]) -> nn.Module | None:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
-
-
-def _tokens_of(rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts and completions side by side (N,C): tokens, where there are some, and which of them are actions."""
-    assert rollouts.tokens is not None
-    prompt = rollouts.payload["prompt_tokens"]
-    acted = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), rollouts.mask], dim=1)
-    return torch.cat([prompt, rollouts.tokens], dim=1), rollouts.payload["attention"], acted
-
-
-def _problem(rollouts: Rollouts, row: int) -> Problem:
-    assert rollouts.prompt is not None
-    answers, metadata = rollouts.answer, rollouts.metadata
-    return Problem(
-        int(rollouts.task_id[row]),
-        rollouts.prompt[row],
-        answers[row] if answers is not None else None,
-        metadata[row] if metadata is not None else {},
-    )

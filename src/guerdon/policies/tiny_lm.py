@@ -21,13 +21,17 @@ from guerdon.tasks.base import Task
 
 PAD, EOS, UNKNOWN, ANSWER = "<pad>", "<eos>", "<unk>", "<answer>"
 
+Kind = Literal["char", "word", "bpe"]
 
-def build_tokenizer(
-    corpus: Iterable[str], kind: Literal["char", "bpe"] = "char", vocab_size: int = 512
-) -> PreTrainedTokenizerFast:
-    """Build a tokenizer from texts: one token per character, or byte-pair merges with single digits."""
+
+def build_tokenizer(corpus: Iterable[str], kind: Kind = "char", vocab_size: int = 512) -> PreTrainedTokenizerFast:
+    """Build a tokenizer from texts: a token per character or word, or byte-pair merges with single digits."""
     specials = [PAD, EOS, UNKNOWN, ANSWER]
-    if kind == "char":
+    if kind == "word":
+        words = dict.fromkeys(word for text in corpus for word in text.split())
+        tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*specials, *words])}, unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    elif kind == "char":
         alphabet = sorted(set("".join(corpus)) | set("0123456789"))
         vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}
         tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -172,7 +176,7 @@ class TinyLM(LanguagePolicy):
         width: int = 128,
         layers: int = 3,
         heads: int = 4,
-        tokenizer: Literal["char", "bpe"] = "char",
+        tokenizer: Kind = "char",
         vocab_size: int = 512,
         value_head: bool | Literal["soft_min"] = False,
     ) -> None:
@@ -182,7 +186,8 @@ class TinyLM(LanguagePolicy):
             width: size of the residual stream, a multiple of ``2 * heads``.
             layers: number of blocks.
             heads: attention heads.
-            tokenizer: one token per character, or byte-pair merges up to ``vocab_size``.
+            tokenizer: one token per character (``char``), per word between spaces (``word``; words that the task's
+                corpus lacks are unknown), or byte-pair merges (``bpe``) up to ``vocab_size``.
             value_head: add a critic on the last hidden state, linear or ``soft_min`` (``SoftMinCritic``).
         """
         from guerdon.errors import RecipeError
@@ -200,3 +205,7 @@ class TinyLM(LanguagePolicy):
         """Token ids of the prompt, closed by the token that asks for the answer."""
         ask: Any = self.tokenizer.convert_tokens_to_ids(ANSWER)
         return [*self.encode(prompt), ask]
+
+    def encode_observation(self, text: str, ended: bool) -> list[int]:
+        """An observation is put like a prompt."""
+        return self.encode_prompt(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -270,13 +271,10 @@ class Scorer:
             self.cancel()
             raise
         faults: list[Fault] = []
+        played = rollouts.rewards.pop("task") if len(called) < len(self._rewards) else None
         for spec in self._rewards:
             destination = rollouts.watch if spec.watch else rollouts.rewards
-            if spec.method is None:
-                if spec.watch:
-                    destination[spec.name] = rollouts.rewards.pop(spec.name)
-                continue
-            column = columns[spec.name]
+            column = _of_environment(spec.name, played, rollouts.failure) if spec.method is None else columns[spec.name]
             values = _settled(spec, column, rollouts)
             faults += column.faults
             destination[spec.name] = values.to(rollouts.mask.device)
@@ -304,6 +302,17 @@ class Scorer:
         for row in asked:
             members.setdefault(keys[row], []).append(row)
         return [(rows, spec.caller.submit(_picked(columns, rows))) for rows in members.values()]
+
+
+def _of_environment(name: str, played: Tensor | None, failures: Sequence[Any] | None) -> Column:
+    """The component that environments wrote; those that broke are faults."""
+    assert played is not None
+    column = Column(played.clone())
+    for row, broken in enumerate(failures or ()):
+        if broken is not None:
+            column.faults.append(Fault(name, row, *broken))
+            column.values[row] = math.nan
+    return column
 
 
 def _look_up(data: Any, path: str) -> Any:

@@ -23,7 +23,8 @@ from guerdon.sampling.sources import Draw, Source
 from guerdon.tasks.base import Starts
 
 if TYPE_CHECKING:
-    from guerdon.policies.language import LanguagePolicy, LanguageSampling
+    from guerdon.policies.language import LanguagePolicy
+    from guerdon.policies.language_sampling import LanguageSampling
 
 
 class TrieConstraint:
@@ -269,7 +270,8 @@ class ConstrainedBeam(Source):
         """The groups of the batch."""
         assert draw.starts is not None
         policy = draw.policy
-        from guerdon.policies.language import LanguagePolicy, LanguageSampling
+        from guerdon.policies.language import LanguagePolicy
+        from guerdon.policies.language_sampling import LanguageSampling
 
         if not isinstance(policy, LanguagePolicy):
             raise RecipeError(

@@ -25,6 +25,8 @@ class Problem:
         metadata: whatever the task's scorer wants to see again.
         demonstration: what a warm start imitates instead of the answer: in turn what a language policy writes, and
             what a tool says, which is only read; the last is the policy's.
+        episode: the same for a task of several turns: in turn an action and what the environment says to it; the last
+            is an action.
     """
 
     task_id: int
@@ -33,6 +35,7 @@ class Problem:
     start: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     demonstration: tuple[str, ...] = ()
+    episode: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

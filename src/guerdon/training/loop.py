@@ -25,6 +25,7 @@ from guerdon.monitor.progress import Progress
 from guerdon.monitor.report import write_report
 from guerdon.objectives.aggregation import token_mean
 from guerdon.policies.critic import slow_critics
+from guerdon.policies.likelihoods import answer_logp, prompt_logp
 from guerdon.recipe import Recipe, load_recipe
 from guerdon.rewards.base import Fault, Scorer, drop_faulted, fault_counts, reward_stats, score
 from guerdon.rollouts import Fields, Rollouts
@@ -117,6 +118,7 @@ def _train_to_the_end(run: Run) -> Result:
 
 def _begin(run: Run) -> None:
     """Warm start, the snapshots of reference and anchor, the evaluation before training, and checkpoint 0."""
+    run.task.eval_problems(run.recipe.evaluation.problems)  # a task that has too few of them says so now
     if run.recipe.warm_start is not None:
         optimizer, seed = run.optimizer.warm(), run.recipe.seed
         warm_start(run.policy, run.task, optimizer, run.recipe.warm_start, seed=seed, progress=run.progress)
@@ -254,7 +256,9 @@ def annotate(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> Rollout
         if "features" in needs:
             rollouts.features = run.policy.features(rollouts)  # type: ignore[attr-defined]  # as the plan knows
         if "prompt_logp" in needs:
-            rollouts.prompt_logp = run.policy.prompt_logp(rollouts)  # type: ignore[attr-defined]  # as the plan knows
+            rollouts.prompt_logp = prompt_logp(run.policy, rollouts)  # type: ignore[arg-type]  # as the plan knows
+        if "answer_logp" in needs:
+            rollouts.answer_logp = answer_logp(run.policy, rollouts, run.task.answer_form)  # type: ignore
         if "greedy_reward" in needs:
             rollouts.greedy_reward = _greedy_reward(run, rollouts, starts, step)
     return rollouts

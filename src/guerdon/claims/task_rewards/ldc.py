@@ -30,7 +30,7 @@ from guerdon.inference.guidance import (
 )
 from guerdon.objectives.divergence import kl
 from guerdon.objectives.policy import ppo_clip
-from guerdon.policies.language import LanguageSampling
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import TinyLM
 from guerdon.seeding import derive, numpy_generator
 from guerdon.shaping.control import control_sum

@@ -29,7 +29,8 @@ from guerdon.engine.generate import GenerationOptions, generate
 from guerdon.monitor.progress import Progress
 from guerdon.objectives.divergence import kl
 from guerdon.objectives.policy import ppo_clip
-from guerdon.policies.language import LanguagePolicy, LanguageSampling
+from guerdon.policies.language import LanguagePolicy
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import TinyLM
 from guerdon.recipe import load_recipe
 from guerdon.rewards.forms import Score, grouped
