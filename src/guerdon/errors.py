@@ -33,7 +33,8 @@ class CheckpointError(GuerdonError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint such as ``"; did you mean 'grpo'?"`` for a mistyped name, or the list of known names."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    swapped = [other for other in known if sorted(other) == sorted(name)]  # letters in another order come first
+    close = swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(known)}" if known else ""

@@ -55,6 +55,11 @@ FIELDS: dict[str, Field] = {
         "log-probability of each prompt token given those before; nan where there is none",
         f"{_LANGUAGE}, and read it in 'credit': the loop computes it after the rewards, on demand",
     ),
+    "marks": Field(
+        "mapping (N,T)",
+        "which actions are of which kind: the parts that 'segments' names; switch, subgoal, action, boundary",
+        f"{_LANGUAGE} and a multi-turn task, and read it in 'credit'",
+    ),
     "answer_logp": Field(
         "(N,M)",
         "mean log-probability of the reference answer's tokens, were it given in place of each turn; no gradient",

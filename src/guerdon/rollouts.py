@@ -141,6 +141,8 @@ def join(parts: Sequence[Rollouts], payload: TensorDict) -> Rollouts:
             joined[name] = NonTensorStack(*items)
         else:
             each_action = name in FIELDS and FIELDS[name].shape.startswith("(N,T")
+            each_turn = name in FIELDS and FIELDS[name].shape == "(N,M)"
+            values = _as_many_turns(values) if each_turn else values
             joined[name] = _stacked(values, parts, actions, each_action, off=-1 if name == "turn" else 0)
     for name in ("rewards", "watch", "marks"):
         tables = [getattr(part, name) for part in parts]
@@ -152,12 +154,16 @@ def join(parts: Sequence[Rollouts], payload: TensorDict) -> Rollouts:
             values = [None if table is None else table.get(key, None) for table in tables]
             given = [(v, part) for v, part in zip(values, parts, strict=True) if v is not None]
             each_action = all(v.shape == part.mask.shape for v, part in given)
-            if not each_action and given[0][0].ndim == 2:  # one number per turn
-                turns = max(v.shape[1] for v, _ in given)
-                values = [None if v is None else pad_actions(v, turns) for v in values]
+            values = values if each_action or given[0][0].ndim < 2 else _as_many_turns(values)
             columns[key] = _stacked(values, parts, actions, each_action)
         joined[name] = TensorDict(columns, [sum(rows)])
     return Rollouts(**joined, payload=payload, batch_size=[sum(rows)])
+
+
+def _as_many_turns(values: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Numbers per turn (N,M), with as many turns as the longest has."""
+    most = max(value.shape[1] for value in values if value is not None)
+    return [None if value is None else pad_actions(value, most) for value in values]
 
 
 def _stacked(

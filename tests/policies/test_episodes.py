@@ -267,3 +267,15 @@ def test_answers_are_scored_before_every_turn(options):
                 logp = policy.model.project(states).log_softmax(dim=-1)
             wanted = [logp[len(history) - 1 + place, token] for place, token in enumerate(answer)]
             assert float(scored[row, turn]) == pytest.approx(float(torch.stack(wanted).mean()), abs=1e-5)
+
+
+def test_episodes_of_different_lengths_join():
+    policy, short = sampled(Rows(max_turns=2))
+    _, long = sampled(Rows(max_turns=5))
+    joined = policy.join([short, long])
+    assert joined.state_key.shape == joined.rewards["task"].shape == (20, 5)
+    assert torch.equal(joined.state_key[:10, :2], short.state_key)
+    assert torch.equal(joined.state_key[10:], long.state_key)
+    assert torch.equal(joined.rewards["task"][10:], long.rewards["task"])
+    assert torch.equal(joined.payload["environment_seed"][:10], short.payload["environment_seed"])
+    assert joined.failure == [None] * 20

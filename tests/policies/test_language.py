@@ -49,7 +49,7 @@ def test_evaluation_agrees_with_what_was_sampled(policy, temperature):
 def test_rollouts_carry_what_the_policy_says_it_supplies(policy):
     rollouts = sampled(policy)
     supplied = TinyLM.supplied_fields({"value_head": policy.value is not None})
-    for name in supplied - {"value_prediction", "values", "prompt_logp", "answer_logp", "features", "ref_kl"}:
+    for name in supplied - {"value_prediction", "values", "prompt_logp", "answer_logp", "marks", "features", "ref_kl"}:
         assert getattr(rollouts, name) is not None
     assert rollouts.version.tolist() == [5] * 12
     assert rollouts.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]

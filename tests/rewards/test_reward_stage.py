@@ -627,12 +627,17 @@ _CHOICES = {
     "staged_reward": {"bonuses": [0.5]},
     "dynamic_scale": {"coverage": "b"},
     "cosine_length": {"correct": "b"},
+    "gated_accumulation": {"levels": [["b"], ["a"]], "gates": {"b": 0.5}},
+    "process_filter": {"outcome": "b", "keep": 2},
+    "thought_level": {"outcome": "b"},
+    "verpo": {"outcome": "a", "local": "b"},
 }
+_TURNS = {"renorm"}  # read rewards of turns, of which there is one here
 _READERS = [
     (stage, method.name)
     for stage in ("shaping", "credit")
     for method in methods(stage)
-    if "components" in (*method.requires, *method.optional)
+    if "components" in (*method.requires, *method.optional) and method.name not in _TURNS
 ]
 
 
@@ -650,6 +655,7 @@ def test_what_does_not_apply_spoils_no_outcome(stage, name):
         **{"reward": components.nan_to_num(0.0).sum(dim=1), "advantage": torch.randn(n, 3, generator=generator)},
         **{"text": ["x" * (i + 1) for i in range(n)], "answer": ["x"] * n, "metadata": [{"control": [0.5, -1.0]}] * n},
         **{"old_logp": -torch.rand(n, 3, generator=generator), "truncated": torch.zeros(n, dtype=torch.bool)},
+        **{"dense": torch.rand(n, 3, generator=generator), "turn": torch.zeros(n, 3, dtype=torch.int64)},
     }
     given = get(stage, name).bind(_CHOICES.get(name, {}))(fields).fields
     assert given

@@ -228,13 +228,21 @@ def test_users_functions_take_part(home):
 
 @pytest.mark.parametrize("credit", registry.methods("credit"), ids=lambda method: method.name)
 def test_every_credit_trains_the_language_policy(home, credit):
-    alone = {"dynamic_scale": {"coverage": None}}  # whose default names a reward that stands beside it
+    alone = {
+        "dynamic_scale": {"coverage": None},  # whose default names a reward that stands beside it
+        "process_filter": {"outcome": "task", "keep": 2},
+        "thought_level": {"outcome": "task"},
+        "verpo": {"outcome": "task", "local": "task"},
+    }
     spec = {"name": credit.name, **alone.get(credit.name, {})}
     named = ["grpo", spec] if "advantage" in credit.requires else spec
     recipe = recipe_of("language", name="credits", credit=named, training={"steps": 2}, evaluation={"problems": 4})
     if "values" in credit.requires:
         recipe["policy"] = recipe["policy"] | {"value_head": True}
         recipe["terms"] = ["value"]
+    if {"state_key", "answer_logp", "marks"} & set(credit.requires):
+        recipe["task"] = {"name": "search", "entities": 8, "hops": [2]}
+        recipe["policy"] = recipe["policy"] | {"tokenizer": "word"}
     metrics = RunFolder.open(train(recipe).run).metrics()
     assert all(torch.isfinite(torch.tensor(metrics["update/loss"])))
     assert metrics["update/grad_norm"][0] > 0

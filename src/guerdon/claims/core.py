@@ -198,7 +198,8 @@ def _needed(share: float, seeds: int) -> int:
 
 
 def _numbers(values: Values) -> list[float]:
-    return [float(x) for x in torch.as_tensor(values).detach().reshape(-1).tolist()]
+    numbers = values.detach() if isinstance(values, Tensor) else np.asarray(values, dtype=np.float64)
+    return [float(x) for x in numbers.reshape(-1).tolist()]
 
 
 def _curves(axis: str, curves: Mapping[str, Tensor]) -> Curves:

@@ -65,7 +65,9 @@ class LanguagePolicy(Policy):
     def supplied_fields(cls, options: Mapping[str, Any]) -> frozenset[str]:
         """Tokens and texts, and the critic's fields when the policy has one."""
         critic = {"values", "bootstrap", "value_prediction"} if options.get("value_head") else set()
-        return frozenset({"tokens", "text", "prompt", "prompt_logp", "features", "answer_logp", "ref_kl"} | critic)
+        return frozenset(
+            {"tokens", "text", "prompt", "prompt_logp", "features", "answer_logp", "marks", "ref_kl"} | critic
+        )
 
     @abstractmethod
     def encode_prompt(self, prompt: str) -> list[int]:

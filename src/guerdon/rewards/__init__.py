@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from guerdon.rewards.tool_calls import correct_tool_calls as correct_tool_calls
     from guerdon.rewards.tool_calls import thought_words as thought_words
     from guerdon.rewards.tool_calls import tool_format as tool_format
+    from guerdon.rewards.unit_test_density import density_calibrated_tests as density_calibrated_tests
     from guerdon.rewards.verifiable import exact as exact
     from guerdon.rewards.verifiable import math_verify as math_verify
     from guerdon.rewards.verifiable import numeric as numeric
@@ -100,6 +101,7 @@ _HOMES = {
     "structure": ("JsonSchema", "tags"),
     "text": ("AdaptiveSemantic", "length_aware_bleu", "semantic_similarity", "sentence_coverage", "text_overlap"),
     "tool_calls": ("correct_tool_calls", "thought_words", "tool_format"),
+    "unit_test_density": ("density_calibrated_tests",),
     "verifiable": ("exact", "math_verify", "numeric", "regex", "relaxed_numeric"),
     "workers": ("WorkerPool",),
 }
@@ -139,6 +141,7 @@ __all__ = [
     "choice",
     "correct_tool_calls",
     "cost_aware_f1",
+    "density_calibrated_tests",
     "digit_gold",
     "digit_proxy",
     "drop_faulted",

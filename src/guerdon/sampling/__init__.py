@@ -3,6 +3,7 @@
 from guerdon.sampling.branching import ConstrainedBeam, TrieConstraint, constrained_beam_group
 from guerdon.sampling.replay import Demonstrations, RehearsalBuffer
 from guerdon.sampling.rounds import ConfidenceRounds, OneStepRounds, SeedWithSolved
+from guerdon.sampling.success_replay import SuccessReplay
 
 __all__ = [
     "ConfidenceRounds",
@@ -11,6 +12,7 @@ __all__ = [
     "OneStepRounds",
     "RehearsalBuffer",
     "SeedWithSolved",
+    "SuccessReplay",
     "TrieConstraint",
     "constrained_beam_group",
 ]

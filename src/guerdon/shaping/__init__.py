@@ -3,16 +3,21 @@
 from guerdon.shaping.compose import mixed, weighted_sum
 from guerdon.shaping.control import control_sum
 from guerdon.shaping.gate import conditioned_reward, staged_reward
+from guerdon.shaping.gated import gated_accumulation
 from guerdon.shaping.normalise import PercentileLogistic, RunningRescaleSum
+from guerdon.shaping.renorm import ReNorm, renorm
 from guerdon.shaping.schedule import SlopeWeightedSum
 
 __all__ = [
     "PercentileLogistic",
+    "ReNorm",
     "RunningRescaleSum",
     "SlopeWeightedSum",
     "conditioned_reward",
     "control_sum",
+    "gated_accumulation",
     "mixed",
+    "renorm",
     "staged_reward",
     "weighted_sum",
 ]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from guerdon.credit.hierarchical import segment_tags
 from guerdon.errors import RewardError
 from guerdon.monitor.alarms import batch_metrics
 from guerdon.monitor.progress import Progress
@@ -250,9 +251,8 @@ def annotate(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> Rollout
         if "values" in needs and rollouts.values is None:
             with slow_critics(run.policy.module):
                 rollouts.values = run.policy.evaluate(rollouts).value_prediction
-        if run.recipe.segments:
-            marks = mark_segments(run.policy.token_text(rollouts) or [], rollouts.mask, run.recipe.segments)
-            rollouts.marks = TensorDict(marks, [len(rollouts)])
+        if run.recipe.segments or "marks" in needs:
+            rollouts.marks = TensorDict(_marks(run, rollouts), [len(rollouts)])
         if "features" in needs:
             rollouts.features = run.policy.features(rollouts)  # type: ignore[attr-defined]  # as the plan knows
         if "prompt_logp" in needs:
@@ -262,6 +262,13 @@ def annotate(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> Rollout
         if "greedy_reward" in needs:
             rollouts.greedy_reward = _greedy_reward(run, rollouts, starts, step)
     return rollouts
+
+
+def _marks(run: Run, rollouts: Rollouts) -> dict[str, torch.Tensor]:
+    """The parts of texts that the recipe names, and those of turns that set themselves subgoals."""
+    texts, segments = run.policy.token_text(rollouts) or [], run.recipe.segments
+    marks = mark_segments(texts, rollouts.mask, segments) if segments else {}
+    return segment_tags(texts, rollouts.mask, rollouts.turn) | marks if "marks" in run.plan.needs else marks
 
 
 def _greedy_reward(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> torch.Tensor:

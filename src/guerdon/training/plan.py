@@ -28,7 +28,7 @@ _SAMPLED = frozenset(
 _SCORED = frozenset({"components", "component_names", "component_weights"})
 _SHAPED = frozenset({"reward", "dense", "greedy_reward", "ref_logp"})
 # Fields that the loop asks the policy for on demand, before credit.
-_AFTER_SHAPING = frozenset({"prompt_logp", "features", "answer_logp"})
+_AFTER_SHAPING = frozenset({"prompt_logp", "features", "answer_logp", "marks"})
 _IN_LOSS = frozenset({"ref_kl"})  # a policy's fields that an update adds on demand
 _DRAWING = frozenset({"seed"})  # given to shaping and credit alone
 _OPTIMISED = frozenset({"logp", "ref_logp"})
@@ -251,8 +251,9 @@ def _walk_fields(plan: Plan) -> frozenset[str]:
     supplied = plan.policy.target.supplied_fields(policy_options)
     recalled = {"ref_logp"} if plan.recipe.preference is None else {"ref_logp", "anchor_logp"}
     available = set(_SAMPLED) | plan.task.target.supplies | (supplied - _AFTER_SHAPING - _IN_LOSS)
-    if not {"answer", "state_key"} <= plan.task.target.supplies:
-        supplied = supplied - {"answer_logp"}  # only several turns towards a known answer have it
+    several = "state_key" in plan.task.target.supplies
+    supplied = supplied - {name for name in ("answer_logp", "marks") if not several}
+    supplied = supplied if "answer" in plan.task.target.supplies else supplied - {"answer_logp"}
     needs: set[str] = set()
 
     def visit(method: Method, extra: Iterable[str] = ()) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from guerdon.engine.tools import Tool
 from guerdon.objectives.divergence import kl
 from guerdon.objectives.policy import ppo_clip
-from guerdon.policies.language import LanguageSampling
+from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import TinyLM
 from guerdon.rollouts import Rollouts
 from guerdon.seeding import torch_generator

@@ -1,0 +1,1 @@
+"""Claims of the systems for credit assignment and agents."""
