@@ -48,6 +48,7 @@ HOMES = {
         "guerdon.tasks.textworld",
         "guerdon.tasks.agents",
         "guerdon.tasks.gym_text",
+        "guerdon.tasks.constraint_graph",
     ),
     "policy": (
         "guerdon.policies.tiny_lm",
@@ -57,8 +58,8 @@ HOMES = {
     ),
     "source": ("guerdon.sampling",),
     "reward": ("guerdon.rewards", "guerdon.shaping.length"),
-    "shaping": ("guerdon.shaping", "guerdon.rewards.likelihood"),
-    "credit": ("guerdon.credit",),
+    "shaping": ("guerdon.shaping", "guerdon.rewards.likelihood", "guerdon.rewards.progress_attribution"),
+    "credit": ("guerdon.credit", "guerdon.reward_models.implicit"),
     "objective": ("guerdon.objectives",),
     "term": ("guerdon.objectives",),
     "logger": ("guerdon.monitor.loggers",),

@@ -122,8 +122,10 @@ def test_it_is_the_search_that_the_docstring_states(seed, items, width, more, en
         exploration=exploration,
     )
     found, spent = searched(policy, value, items, budget, width, entropy_weight, exploration)
-    assert rows(guided) == found and guided.spent == spent <= budget
-    assert set(found) <= set(items) and len(set(found)) == len(found)
+    assert rows(guided) == found
+    assert guided.spent == spent <= budget
+    assert set(found) <= set(items)
+    assert len(set(found)) == len(found)
 
 
 def by_hand(values, chances):
@@ -143,9 +145,11 @@ def test_an_unlikely_beginning_of_high_value_is_deepened():
     # has nothing left: 1 gets 10, then 11; the root gets 2 last, and 2 gets its own.
     assert rows(value_guided_decoding(policy, value, constraint, budget=4, width=2)) == [(0, 0), (0, 1)]
     guided = value_guided_decoding(policy, value, constraint, budget=6, width=2)
-    assert rows(guided) == [(0, 0), (0, 1), (1, 0), (1, 1)] and guided.spent == 6
+    assert rows(guided) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert guided.spent == 6
     whole = value_guided_decoding(policy, value, constraint, budget=99, width=2)
-    assert rows(whole)[4:] == [(2, 0), (2, 1)] and whole.spent == 9
+    assert rows(whole)[4:] == [(2, 0), (2, 1)]
+    assert whole.spent == 9
     # With all three in the beam, 2 is far above the mean of 1/3 and the others are not: they are never deepened.
     wide = value_guided_decoding(policy, value, constraint, budget=99, width=3)
     assert rows(wide) == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
@@ -155,7 +159,8 @@ def test_what_is_found_is_reported_as_the_policy_sees_it_among_the_items():
     policy, value = by_hand({}, [0.6, 0.3, 0.1])
     guided = value_guided_decoding(policy, value, TrieConstraint([[0, 0], [2, 1]]), budget=4, width=2)
     assert torch.allclose(guided.logp.exp(), torch.tensor([[6 / 7, 1.0], [1 / 7, 1.0]]))
-    assert guided.mask.all() and guided.tokens.tolist() == [[0, 0], [2, 1]]
+    assert guided.mask.all()
+    assert guided.tokens.tolist() == [[0, 0], [2, 1]]
 
 
 def test_entropy_counts():
@@ -163,7 +168,9 @@ def test_entropy_counts():
 
     def surer(prefixes):
         sharp = torch.tensor([9.0, 0.0, 0.0])
-        return torch.stack([sharp if p == [0] else row for p, row in zip(prefixes.tolist(), policy(prefixes))])
+        return torch.stack(
+            [sharp if p == [0] else row for p, row in zip(prefixes.tolist(), policy(prefixes), strict=True)]
+        )
 
     constraint = TrieConstraint([*ITEMS, [0, 2], [1, 2]])
     plain = value_guided_decoding(surer, value, constraint, budget=5, width=2, entropy_weight=0.0)
@@ -181,7 +188,8 @@ def test_calls_are_batched_and_never_about_whole_items():
 
     constraint = TrieConstraint(list(itertools.product(range(3), repeat=3)))
     value_guided_decoding(policy, lambda p: torch.zeros(len(p)), constraint, budget=99, width=3)
-    assert asked[:3] == [(1, 0), (3, 1), (3, 2)] and all(n == 1 and length < 3 for n, length in asked[3:])
+    assert asked[:3] == [(1, 0), (3, 1), (3, 2)]
+    assert all(n == 1 and length < 3 for n, length in asked[3:])
 
 
 def test_settings_that_make_no_sense():

@@ -7,6 +7,7 @@ from guerdon.objectives.covariance import clip_cov, kl_cov, token_covariance
 from guerdon.objectives.divergence import f_divergence, jensen_shannon, k1, k2, k3, kl
 from guerdon.objectives.entropy import categorical_entropy, entropy
 from guerdon.objectives.gflownet import fl_db, fl_subtb, front_preserving, order_preserving, subtb_terminating, var_tb
+from guerdon.objectives.log_ratio_regression import log_ratio_regression
 from guerdon.objectives.off_policy import dispo, rl_plus, stable_reinforce
 from guerdon.objectives.offline import oreo
 from guerdon.objectives.outcome import oreal
@@ -47,6 +48,7 @@ __all__ = [
     "kl",
     "kl_cov",
     "log_ratio",
+    "log_ratio_regression",
     "order_preserving",
     "oreal",
     "oreo",

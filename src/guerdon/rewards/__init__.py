@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from guerdon.rewards.forms import batched as batched
     from guerdon.rewards.forms import grouped as grouped
     from guerdon.rewards.forms import reward as reward
+    from guerdon.rewards.intent import intent_f1 as intent_f1
     from guerdon.rewards.judge import ComparativeRubricJudge as ComparativeRubricJudge
     from guerdon.rewards.judge import Tournament as Tournament
     from guerdon.rewards.judge_compare import JudgePairwise as JudgePairwise
@@ -45,8 +46,10 @@ if TYPE_CHECKING:
     from guerdon.rewards.process import cost_aware_f1 as cost_aware_f1
     from guerdon.rewards.process import retrieval_bonus as retrieval_bonus
     from guerdon.rewards.process import search_format as search_format
+    from guerdon.rewards.progress_attribution import ProgressAttribution as ProgressAttribution
     from guerdon.rewards.ranked import rank_discount as rank_discount
     from guerdon.rewards.reasoning_graph import GraphReasoning as GraphReasoning
+    from guerdon.rewards.rubric_score import RubricScore as RubricScore
     from guerdon.rewards.sets import evidence_set as evidence_set
     from guerdon.rewards.sets import triplet_set as triplet_set
     from guerdon.rewards.sql import SqlSchemaLinking as SqlSchemaLinking
@@ -101,6 +104,9 @@ _HOMES = {
     "structure": ("JsonSchema", "tags"),
     "text": ("AdaptiveSemantic", "length_aware_bleu", "semantic_similarity", "sentence_coverage", "text_overlap"),
     "tool_calls": ("correct_tool_calls", "thought_words", "tool_format"),
+    "intent": ("intent_f1",),
+    "rubric_score": ("RubricScore",),
+    "progress_attribution": ("ProgressAttribution",),
     "unit_test_density": ("density_calibrated_tests",),
     "verifiable": ("exact", "math_verify", "numeric", "regex", "relaxed_numeric"),
     "workers": ("WorkerPool",),
@@ -122,8 +128,10 @@ __all__ = [
     "JudgeRubric",
     "JudgeScore",
     "JudgeSteps",
+    "ProgressAttribution",
     "Reward",
     "Rouge",
+    "RubricScore",
     "Score",
     "Scorer",
     "SqlJudge",
@@ -149,6 +157,7 @@ __all__ = [
     "evidence_set",
     "exact",
     "grouped",
+    "intent_f1",
     "length_aware_bleu",
     "low_prob_confidence",
     "math_verify",

@@ -4,6 +4,7 @@ from guerdon.sampling.branching import ConstrainedBeam, TrieConstraint, constrai
 from guerdon.sampling.replay import Demonstrations, RehearsalBuffer
 from guerdon.sampling.rounds import ConfidenceRounds, OneStepRounds, SeedWithSolved
 from guerdon.sampling.success_replay import SuccessReplay
+from guerdon.sampling.value_guided import value_guided_decoding
 
 __all__ = [
     "ConfidenceRounds",
@@ -15,4 +16,5 @@ __all__ = [
     "SuccessReplay",
     "TrieConstraint",
     "constrained_beam_group",
+    "value_guided_decoding",
 ]

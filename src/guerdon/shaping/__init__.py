@@ -7,6 +7,7 @@ from guerdon.shaping.gated import gated_accumulation
 from guerdon.shaping.normalise import PercentileLogistic, RunningRescaleSum
 from guerdon.shaping.renorm import ReNorm, renorm
 from guerdon.shaping.schedule import SlopeWeightedSum
+from guerdon.shaping.turn_dense import turn_dense
 
 __all__ = [
     "PercentileLogistic",
@@ -19,5 +20,6 @@ __all__ = [
     "mixed",
     "renorm",
     "staged_reward",
+    "turn_dense",
     "weighted_sum",
 ]

@@ -61,7 +61,9 @@ def bm25(passages: Sequence[Passage], query: str, top: int) -> list[str]:
     return [passages[int(place)].text for place, worth in zip(found[0], score[0], strict=True) if worth > 0]
 
 
-def _searching(passages: tuple[Passage, ...], top: int) -> list[Callable[..., str]]:
+def search_tools(passages: tuple[Passage, ...], top: int) -> list[Callable[..., str]]:
+    """A search engine for passages, as the tools of a ``ToolEnvironment``."""
+
     def search(query: str) -> str:
         """Find passages that match a query."""
         return " ".join(bm25(passages, query, top)) or "nothing found"
@@ -69,7 +71,8 @@ def _searching(passages: tuple[Passage, ...], top: int) -> list[Callable[..., st
     return [search]
 
 
-def _equal(text: str, answer: Any) -> float:
+def exact_answer(text: str, answer: Any) -> float:
+    """Whether a text has the words of the answer."""
     return float(text.split() == str(answer).split())
 
 
@@ -124,7 +127,11 @@ class Search(EnvironmentTask):
     def environment(self) -> Callable[[], ToolEnvironment]:
         """A question with a search engine."""
         return partial(
-            ToolEnvironment, partial(_searching, self.passages, self.top), _equal, form=self.form, cost=self.cost
+            ToolEnvironment,
+            partial(search_tools, self.passages, self.top),
+            exact_answer,
+            form=self.form,
+            cost=self.cost,
         )
 
     def train_batch(self, n: int, seed: int) -> list[Problem]:
@@ -149,7 +156,7 @@ class Search(EnvironmentTask):
             calls = int(random.integers(len(facts)))
             answer = str(random.choice(self._graph.entities))
         said: list[str] = []
-        search = _searching(self.passages, self.top)[0]
+        search = search_tools(self.passages, self.top)[0]
         for head, relation, _ in facts[:calls]:
             said += [f"search {head} {relation}", search(f"{head} {relation}")]
         prompt = of.prompt.replace("?", " ?")
@@ -157,7 +164,9 @@ class Search(EnvironmentTask):
         return Problem(of.task_id, prompt, of.answer, metadata=known, episode=(*said, f"answer {answer}"))
 
 
-def _calculating() -> list[Callable[..., str]]:
+def python_tools() -> list[Callable[..., str]]:
+    """An interpreter in the sandbox, as the tools of a ``ToolEnvironment``."""
+
     def python(code: str) -> str:
         """Run a Python program in the sandbox; what it prints, or its error."""
         out = run_python(code, limits=Limits(wall_time=5.0))
@@ -206,7 +215,7 @@ class PythonAgent(EnvironmentTask):
 
     def environment(self) -> Callable[[], ToolEnvironment]:
         """A question with an interpreter."""
-        return partial(ToolEnvironment, _calculating, _equal, form=self.form, cost=self.cost)
+        return partial(ToolEnvironment, python_tools, exact_answer, form=self.form, cost=self.cost)
 
     def train_batch(self, n: int, seed: int) -> list[Problem]:
         """Expressions that are not held out."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from guerdon.claims.core import Check, Claim, Mutation, check, equal, every_seed, paired
 from guerdon.seeding import numpy_generator
-from guerdon.tasks.agents import Passage, _equal, _searching
+from guerdon.tasks.agents import Passage, exact_answer, search_tools
 from guerdon.tasks.base import Problem
 from guerdon.tasks.constraint_graph import Puzzle, constraint_puzzle, page, solutions, source_dispersion, treewidth
 from guerdon.tasks.knowledge_graph import Fact, _names
@@ -113,7 +113,7 @@ def backtracking(environment: ToolEnvironment, puzzle: Puzzle) -> str:
 def solved(agent: Callable[..., str], made: list[Puzzle], top: int) -> float:
     """Share of questions that an agent answers, in the environment of the task."""
     passages = tuple(Passage(facts[0][0], page(facts)) for puzzle in made for facts in everything(puzzle))
-    environment: Any = ToolEnvironment(partial(_searching, passages, top), _equal)
+    environment: Any = ToolEnvironment(partial(search_tools, passages, top), exact_answer)
     paid = 0.0
     for number, puzzle in enumerate(made):
         environment.reset(Problem(number, puzzle.text, puzzle.answer), 0)
