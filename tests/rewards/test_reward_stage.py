@@ -628,6 +628,7 @@ _CHOICES = {
     "dynamic_scale": {"coverage": "b"},
     "cosine_length": {"correct": "b"},
     "gated_accumulation": {"levels": [["b"], ["a"]], "gates": {"b": 0.5}},
+    "prime": {"outcome": "b"},
     "process_filter": {"outcome": "b", "keep": 2},
     "thought_level": {"outcome": "b"},
     "verpo": {"outcome": "a", "local": "b"},

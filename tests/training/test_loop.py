@@ -230,6 +230,7 @@ def test_users_functions_take_part(home):
 def test_every_credit_trains_the_language_policy(home, credit):
     alone = {
         "dynamic_scale": {"coverage": None},  # whose default names a reward that stands beside it
+        "prime": {"outcome": "task"},
         "process_filter": {"outcome": "task", "keep": 2},
         "thought_level": {"outcome": "task"},
         "verpo": {"outcome": "task", "local": "task"},
