@@ -100,6 +100,9 @@ class LanguagePolicy(Policy):
             ended: called with completions as they end, and their rows, while others are still being written; not
                 with episodes.
         """
+        settings = self.generation(options, greedy=greedy)
+        if options.environments is not None:
+            return play_episodes(self, starts, options, settings, seed=seed)
         prompts = self.encode_prompts([p.prompt for p in starts.problems])
 
         def rollouts_of(rows: list[int], out: Completions) -> Rollouts:
@@ -123,9 +126,6 @@ class LanguagePolicy(Policy):
             assert ended is not None
             ended(rollouts_of(rows.tolist(), out), rows.tolist())
 
-        settings = self.generation(options, greedy=greedy)
-        if options.environments is not None:
-            return play_episodes(self, starts, options, settings, seed=seed)
         early = None if ended is None else hand_over
         if options.tool is None:
             out = self.write(prompts, settings, seed=seed, ended=early)

@@ -49,10 +49,15 @@ def bm25(passages: Sequence[Passage], query: str, top: int) -> list[str]:
     Source: Lù 2024, arXiv 2407.03618 (bm25s); Robertson et al. 1994 (BM25).
     """
     try:
-        import bm25s
+        import bm25s  # noqa: F401
     except ImportError:
         raise RecipeError('search needs the package bm25s; pip install "guerdon[agents]"') from None
-    index = _index(tuple(passages))
+    return _found(_index(tuple(passages)), passages, query, top)
+
+
+def _found(index: Any, passages: Sequence[Passage], query: str, top: int) -> list[str]:
+    import bm25s
+
     words = bm25s.tokenize(query, stopwords=[], return_ids=False, show_progress=False)[0]
     known = [word for word in words if word in index.vocab_dict]
     if not known:
@@ -63,10 +68,11 @@ def bm25(passages: Sequence[Passage], query: str, top: int) -> list[str]:
 
 def search_tools(passages: tuple[Passage, ...], top: int) -> list[Callable[..., str]]:
     """A search engine for passages, as the tools of a ``ToolEnvironment``."""
+    index = _index(passages)
 
     def search(query: str) -> str:
         """Find passages that match a query."""
-        return " ".join(bm25(passages, query, top)) or "nothing found"
+        return " ".join(_found(index, passages, query, top)) or "nothing found"
 
     return [search]
 
@@ -76,8 +82,36 @@ def exact_answer(text: str, answer: Any) -> float:
     return float(text.split() == str(answer).split())
 
 
+class SearchTask(EnvironmentTask):
+    """Questions that are answered by searching passages; subclasses make both.
+
+    Attributes:
+        passages: what is searched.
+        top: passages of a result.
+        cost: taken off for every search.
+        form: of calls, see ``ToolEnvironment``.
+    """
+
+    supplies = EnvironmentTask.supplies | {"answer", "metadata"}
+    answer_form = "answer {}"
+    passages: tuple[Passage, ...]
+    top: int
+    cost: float
+    form: Form
+
+    def environment(self) -> Callable[[], ToolEnvironment]:
+        """A question with a search engine."""
+        return partial(
+            ToolEnvironment,
+            partial(search_tools, self.passages, self.top),
+            exact_answer,
+            form=self.form,
+            cost=self.cost,
+        )
+
+
 @register("task", name="search")
-class Search(EnvironmentTask):
+class Search(SearchTask):
     """Questions whose answer takes one search per hop: a turn is ``search QUERY`` or ``answer TEXT``.
 
     ``ba boss friend ?`` asks for the friend of the boss of ba. Passages are one fact each, ``ba boss ce .``, found by
@@ -95,9 +129,6 @@ class Search(EnvironmentTask):
         form: of calls, see ``ToolEnvironment``; demonstrations are lines.
         max_turns, workers, timeout: see ``EnvironmentTask``.
     """
-
-    supplies = EnvironmentTask.supplies | {"answer", "metadata"}
-    answer_form = "answer {}"
 
     def __init__(
         self,
@@ -120,19 +151,8 @@ class Search(EnvironmentTask):
             hops=hops, entities=entities, relations=relations, eval_fraction=eval_fraction, graph_seed=graph_seed
         )
         self.passages = tuple(Passage(fact[0], f"{' '.join(fact)} .") for fact in self._graph.graph.triples)
-        self.top, self.shallow, self.cost = top, shallow, cost
-        self.form: Form = form
+        self.top, self.shallow, self.cost, self.form = top, shallow, cost, form
         bm25(self.passages, "", 1)
-
-    def environment(self) -> Callable[[], ToolEnvironment]:
-        """A question with a search engine."""
-        return partial(
-            ToolEnvironment,
-            partial(search_tools, self.passages, self.top),
-            exact_answer,
-            form=self.form,
-            cost=self.cost,
-        )
 
     def train_batch(self, n: int, seed: int) -> list[Problem]:
         """Questions drawn with replacement, every number of hops as often, each with a demonstration."""

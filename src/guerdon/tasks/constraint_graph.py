@@ -7,8 +7,7 @@ takes to see all facts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Annotated, NamedTuple
 
@@ -19,11 +18,11 @@ from pydantic import Field
 from guerdon.errors import TaskError
 from guerdon.registry import register
 from guerdon.seeding import derive, numpy_generator
-from guerdon.tasks.agents import Passage, Share, bm25, exact_answer, search_tools
+from guerdon.tasks.agents import Passage, SearchTask, Share, bm25, search_tools
 from guerdon.tasks.base import Problem
-from guerdon.tasks.environments import EnvironmentTask, Seconds, Turns
+from guerdon.tasks.environments import Seconds, Turns
 from guerdon.tasks.knowledge_graph import Fact, _names
-from guerdon.tasks.tools import Form, ToolEnvironment
+from guerdon.tasks.tools import Form
 
 LARGEST = 14  # nodes of a graph whose treewidth is computed, which takes 2^nodes steps
 Width = Annotated[int, Field(ge=1, le=3)]
@@ -251,7 +250,7 @@ def page(facts: Iterable[Fact]) -> str:
 
 
 @register("task", name="constraint_graph", paper="REDSearcher 2026, arXiv 2602.14234")
-class ConstraintGraphQA(EnvironmentTask):
+class ConstraintGraphQA(SearchTask):
     """Questions with an unknown that several facts constrain; a turn is ``search QUERY`` or ``answer TEXT``.
 
     ``ba boss ?a , ?a friend ?b , ?b pupil ?c , ?c rival ba : ?b`` asks for ?b. All documents of all questions are one
@@ -270,9 +269,6 @@ class ConstraintGraphQA(EnvironmentTask):
         cost, form: see ``ToolEnvironment``; demonstrations are lines.
         max_turns, workers, timeout: see ``EnvironmentTask``.
     """
-
-    supplies = EnvironmentTask.supplies | {"answer", "metadata"}
-    answer_form = "answer {}"
 
     def __init__(
         self,
@@ -309,19 +305,8 @@ class ConstraintGraphQA(EnvironmentTask):
         pages = [document for puzzle in self.puzzles for document in (*puzzle.evidence, *puzzle.distractors)]
         self.passages = tuple(Passage(facts[0][0], page(facts)) for facts in pages)
         self.held_out = max(1, round(eval_fraction * questions))
-        self.top, self.cost = top, cost
-        self.form: Form = form
+        self.top, self.cost, self.form = top, cost, form
         bm25(self.passages, "", 1)
-
-    def environment(self) -> Callable[[], ToolEnvironment]:
-        """A question with a search engine."""
-        return partial(
-            ToolEnvironment,
-            partial(search_tools, self.passages, self.top),
-            exact_answer,
-            form=self.form,
-            cost=self.cost,
-        )
 
     def train_batch(self, n: int, seed: int) -> list[Problem]:
         """Questions drawn with replacement, each with a demonstration."""
