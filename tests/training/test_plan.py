@@ -94,6 +94,9 @@ def test_a_constant_divisor_is_the_samplers_budget():
     assert plan.objective.options["max_length"] == 17
     plan = plan_of(LANGUAGE, "objective={name: ppo_clip, aggregate: sum_over_max_length, max_length: 5}")
     assert plan.objective.options["max_length"] == 5
+    game = {"task": {"name": "gridtext", "max_turns": 7}, "policy": {"name": "tiny_lm", "tokenizer": "word"}}
+    plan = plan_of(game, "objective.aggregate=sum_over_max_length", "sampling.max_new_tokens=3")
+    assert plan.objective.options["max_length"] == 21
 
 
 def test_users_own_callables_are_bound_by_name():

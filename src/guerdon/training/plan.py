@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from guerdon.sampling.sources import Source
 from guerdon.seeding import derive
 from guerdon.shaping.stages import Stage
 from guerdon.tasks.base import Task
+from guerdon.tasks.environments import EnvironmentTask
 
 _SAMPLED = frozenset(
     "group task_id mask turn length done truncated old_logp entropy answer metadata payload version step".split()
@@ -92,7 +93,7 @@ def make_plan(recipe: Recipe) -> Plan:
     shaping = [_bind("shaping", spec) for spec in recipe.shaping]
     if not any("reward" in bound.method.produces for bound in shaping):
         shaping.append(registry.get("shaping", "weighted_sum").bind())
-    budget = action_budget(_sampling(recipe, policy))
+    budget = action_budget(_sampling(recipe, policy), task, recipe.task.options)
     plan = Plan(
         recipe=recipe,
         task=task,
@@ -169,9 +170,11 @@ def _sampling(recipe: Recipe, policy: Method) -> SamplingOptions:
         raise RecipeError(f"sampling: {explain(error)}") from None
 
 
-def action_budget(sampling: SamplingOptions) -> int | None:
-    """Largest number of actions a trajectory can have, if the sampling options bound it."""
-    return getattr(sampling, "max_new_tokens", None) or getattr(sampling, "horizon", None)
+def action_budget(sampling: SamplingOptions, task: Method, options: Mapping[str, Any]) -> int | None:
+    """Largest number of actions a trajectory can have, if the sampling options bound it: that of all turns together."""
+    turns = task.validate(options)["max_turns"] if issubclass(task.target, EnvironmentTask) else 1
+    tokens = getattr(sampling, "max_new_tokens", None)
+    return tokens * turns if tokens else getattr(sampling, "horizon", None)
 
 
 def _bind_loss(stage: str, spec: MethodSpec, budget: int | None) -> Bound:
