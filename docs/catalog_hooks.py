@@ -24,8 +24,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Put the answers to every symptom in the place of their mark."""
-    return markdown.replace("<!-- generated: symptoms -->", symptoms_guide())
+    """Put the answers to every symptom, and the table of pathologies, in the places of their marks."""
+    for mark, build in {"symptoms": symptoms_guide, "pathologies": pathologies_table}.items():
+        place = f"<!-- generated: {mark} -->"
+        if place in markdown:
+            markdown = markdown.replace(place, build())
+    return markdown
 
 
 def overview_page() -> str:
@@ -82,6 +86,21 @@ def symptoms_guide() -> str:
         if rows:
             parts.append(_table(["System", "Where", "What its claim saw", "Claim"], rows))
     return "\n\n".join(parts)
+
+
+def pathologies_table() -> str:
+    """Every code of a diagnosis: why it hurts, when it is told, and the systems that answer it."""
+    from guerdon.catalog import find_system
+    from guerdon.monitor.pathologies import PATHOLOGIES, remedies
+
+    rows = []
+    for row in PATHOLOGIES:
+        systems = [find_system(remedy["system"]) for remedy in remedies(row.code)]
+        answers = [f"[{s.name}](systems/{s.family}.md#{_anchor(s)}) {MARKS[s.status]}" for s in systems]
+        more = [f"[{symptom}](choose.md#{symptom.replace(' ', '-')})" for symptom in row.symptoms]
+        named = "<br>".join([*answers, *([f"more: {', '.join(more)}"] if more else [])])
+        rows.append([f"`{row.code}`", _cell(row.why), _cell(row.threshold), named])
+    return _table(["Code", "Why it hurts", "Told when", "What answers it"], rows)
 
 
 def _system(system: Any) -> list[str]:

@@ -125,6 +125,7 @@ def test_columns_of_a_run_are_documented(runs):
     page = (ROOT / "docs" / "runs.md").read_text()
     metrics = duckdb.sql(f"select * from '{runs}/runs/quickstart/metrics.parquet'").columns
     named = {
+        "components/NAME/KEY": r"components/\S+/\w+",
         "reward": r"reward/\w+/(mean|std)",
         "eval": r"eval/\w+",
         "update/METHOD/KEY": r"update/\w+/\w+",

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from guerdon import registry
 from guerdon.errors import RecipeError, nearest
+from guerdon.monitor.pathologies import CODES
 from guerdon.registry import explain
 from guerdon.shaping.stages import OTHER, Stage, Stages
 
@@ -175,6 +176,17 @@ class LoggingSpec(Section):
 
     rollouts_every: int = Field(default=10, ge=0, description="steps between saved rollouts; 0 saves none")
     loggers: list[MethodSpec] = Field(default_factory=list, description="tensorboard, wandb, mlflow")
+    stop_on: list[str] = Field(
+        default_factory=list, description="codes of alarms at which, from a warning on, the run saves and stops"
+    )
+
+    @field_validator("stop_on")
+    @classmethod
+    def _know_codes(cls, codes: list[str]) -> list[str]:
+        for code in codes:
+            if code not in CODES:
+                raise ValueError(f"no alarm has the code '{code}'{nearest(code, CODES)}")
+        return codes
 
 
 class Recipe(Section):

@@ -1,16 +1,11 @@
 import json
-import statistics
 import time
 from dataclasses import asdict
 
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from guerdon.monitor import alarms as module
-from guerdon.monitor.alarms import Alarms, batch_metrics
-from guerdon.rollouts import Rollouts, make_rollouts
+from guerdon.monitor import policy_detectors, reward_detectors
+from guerdon.monitor.alarms import Alarms
 
 HEALTHY = {
     "reward/mean": 0.5,
@@ -47,120 +42,6 @@ def codes(raised) -> list[tuple[str, str, int]]:
     return [(a.code, a.severity, a.step) for a in raised]
 
 
-# Metrics of a batch -------------------------------------------------------------------------------------------
-
-
-def batch(reward, group, mask=None, **fields) -> Rollouts:
-    reward = torch.tensor(reward)
-    mask = torch.ones(len(reward), 2).bool() if mask is None else torch.tensor(mask).bool()
-    rollouts = make_rollouts(
-        torch.tensor(group),
-        torch.tensor(group),
-        mask,
-        torch.zeros(mask.shape),
-        done=torch.ones(len(reward)).bool(),
-        truncated=torch.arange(len(reward)) == 0,
-        payload={},
-        **fields,
-    )
-    rollouts.reward = reward
-    return rollouts
-
-
-def test_metrics_of_a_batch_by_hand():
-    rollouts = batch(
-        [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 3.0],
-        [5, 5, 2, 2, 9, 9, 9, 4],
-        mask=[[1, 1, 1]] * 4 + [[1, 0, 0]] * 4,
-        entropy=torch.full((8, 3), 7.0).masked_fill(torch.ones(8, 3).tril(10).bool(), 2.0),
-    )
-    rollouts.rewards["task"] = torch.tensor([1.0, 0, 1, 1, 0, 0, float("nan"), 3])
-    rollouts.rewards["dense"] = torch.tensor([[1.0, 1, 1]] * 4 + [[2.0, 50, 50]] * 4)
-    rollouts.watch["gold"] = torch.tensor([[0.5, 0.5]] * 8)
-    rollouts.advantage = torch.tensor([[1.0, -1, 1]] * 4 + [[-2.0, 0, 0]] * 4)
-    m = batch_metrics(rollouts)
-    assert m["reward/mean"] == 0.75
-    assert m["reward/std"] == pytest.approx(statistics.pstdev([1, 0, 1, 1, 0, 0, 0, 3]))
-    assert (m["reward/min"], m["reward/max"]) == (0.0, 3.0)
-    assert m["reward/task/mean"] == pytest.approx(6 / 7)
-    assert m["reward/dense/mean"] == pytest.approx((3 * 4 + 2 * 4) / 8)
-    assert m["watch/gold/mean"] == 1.0
-    # groups 5 (differs), 2 (both 1, in a range up to 3: neither failed nor solved), 9 (all 0); 4 is alone
-    assert m["groups/zero_variance"] == pytest.approx(2 / 3)
-    assert m["groups/all_min"] == pytest.approx(1 / 3)
-    assert m["groups/all_max"] == 0.0
-    assert (m["length/mean"], m["length/max"], m["actions"], m["trajectories"]) == (2.0, 3.0, 16.0, 8.0)
-    assert m["truncated"] == 0.125
-    assert m["advantage/abs_mean"] == pytest.approx((12 + 8) / 16)
-    assert m["advantage/off_mask"] == 0.0
-    assert m["entropy/mean"] == 2.0
-    assert all(type(value) is float for value in m.values())
-
-
-def test_groups_that_all_fail_or_all_succeed():
-    assert groups([0.0] * 4, [0, 0, 1, 1]) == (1.0, 1.0, 0.0)
-    assert groups([1.0] * 4, [0, 0, 1, 1]) == (1.0, 0.0, 1.0)
-    assert groups([0.01] * 4, [0, 0, 1, 1]) == (1.0, 1.0, 0.0)  # a scorer's token for the right format
-    assert groups([-1.0, -1.0, 1.0, 1.0], [0, 0, 1, 1]) == (1.0, 0.5, 0.5)
-    assert groups([-200.0] * 4, [0, 0, 1, 1]) == (1.0, 1.0, 0.0)
-    assert groups([500.0] * 4, [0, 0, 1, 1]) == (1.0, 0.0, 1.0)
-    assert groups([0.5] * 4, [0, 0, 1, 1]) == (1.0, 0.0, 0.0)
-    assert groups([0.1, 0.1, 0.1, 0.1 + 1e-7], [0, 0, 1, 1]) == (0.5, 0.5, 0.0)
-
-
-def groups(reward, group) -> tuple[float, float, float]:
-    m = batch_metrics(batch(reward, group))
-    return m["groups/zero_variance"], m["groups/all_min"], m["groups/all_max"]
-
-
-def test_groups_of_one_have_no_group_metrics():
-    m = batch_metrics(batch([0.0, 1.0], [0, 1]))
-    assert not [name for name in m if name.startswith("groups/")]
-    assert m["reward/mean"] == 0.5
-
-
-def test_a_component_that_applies_to_no_sample_is_left_out():
-    rollouts = batch([0.0, 1.0], [0, 0])
-    rollouts.rewards["never"] = torch.full((2,), float("nan"))
-    m = batch_metrics(rollouts)
-    assert "reward/never/mean" not in m
-    assert m["reward/mean"] == 0.5
-
-
-def test_before_shaping_the_reward_is_the_sum_of_components():
-    rollouts = batch([9.0, 9.0], [0, 0])
-    rollouts.reward = None
-    rollouts.rewards["a"] = torch.tensor([1.0, 2.0])
-    rollouts.rewards["b"] = torch.tensor([[1.0, 1.0], [0.0, 4.0]])
-    assert batch_metrics(rollouts)["reward/mean"] == 4.5
-
-
-def test_credit_where_the_policy_did_not_act_is_seen():
-    rollouts = batch([0.0, 1.0], [0, 0], mask=[[1, 0], [1, 1]])
-    rollouts.advantage = torch.tensor([[1.0, -0.5], [1.0, 1.0]])
-    assert batch_metrics(rollouts)["advantage/off_mask"] == 0.5
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_metrics_ignore_order_padding_and_what_is_masked(data):
-    n = data.draw(st.integers(1, 7))
-    reward = data.draw(st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=n, max_size=n))
-    group = data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
-    mask = [[1] * k + [0] * (4 - k) for k in data.draw(st.lists(st.integers(1, 3), min_size=n, max_size=n))]
-    order = data.draw(st.permutations(range(n)))
-    plain = batch(reward, group, mask)
-    plain.rewards["dense"] = torch.arange(4.0).repeat(n, 1) * plain.mask
-    plain.truncated = torch.zeros(n).bool()
-    other = batch([reward[i] for i in order], [10 - group[i] for i in order], [mask[i] for i in order])
-    other.rewards["dense"] = torch.where(other.mask, torch.arange(4.0).repeat(n, 1), 1e6)
-    other.truncated = torch.zeros(n).bool()
-    assert batch_metrics(plain) == pytest.approx(batch_metrics(other), rel=1e-6)
-
-
-# Alarms -------------------------------------------------------------------------------------------------------
-
-
 def test_a_healthy_run_raises_nothing():
     assert run(Alarms(), 60) == []
 
@@ -173,7 +54,7 @@ def test_a_short_unlucky_stretch_raises_nothing():
 
 def test_no_signal_names_the_chance_that_is_left_and_the_remedies():
     (alarm,) = run(Alarms(), 30, reward__max=0.0, groups__zero_variance=1.0, groups__all_min=1.0)
-    assert (alarm.code, alarm.severity, alarm.step) == ("no-signal", "critical", 4)
+    assert (alarm.code, alarm.severity, alarm.step) == ("unsolvable-tasks", "critical", 4)
     assert "in the first 5 steps no trajectory of 320 earned a reward above the minimum 0 " in alarm.message
     assert "below 0.9%" in alarm.message
     for remedy in ("known to be right", "easier problems", "warm_start", "group_size", "partial credit"):
@@ -183,12 +64,12 @@ def test_no_signal_names_the_chance_that_is_left_and_the_remedies():
 
 def test_no_signal_waits_for_enough_trajectories():
     raised = run(Alarms(), 30, trajectories=8.0, reward__max=0.0, groups__zero_variance=None)
-    assert codes(raised) == [("no-signal", "critical", 12)]
+    assert codes(raised) == [("unsolvable-tasks", "critical", 12)]
 
 
 def test_no_signal_of_a_task_that_is_solved_from_the_start():
     (alarm,) = run(Alarms(), 8, reward__min=1.0)
-    assert alarm.code == "no-signal"
+    assert alarm.code == "saturated-tasks"
     assert "the task is already solved" in alarm.message
     assert "easier" not in alarm.message
 
@@ -196,7 +77,7 @@ def test_no_signal_of_a_task_that_is_solved_from_the_start():
 def test_no_signal_ends_with_the_first_success_and_then_zero_variance_speaks():
     alarms = Alarms()
     silent = {"groups__zero_variance": 1.0, "groups__all_min": 1.0}
-    assert codes(run(alarms, 12, reward__max=0.0, **silent)) == [("no-signal", "critical", 4)]
+    assert codes(run(alarms, 12, reward__max=0.0, **silent)) == [("unsolvable-tasks", "critical", 4)]
     assert codes(run(alarms, 1, first=12, reward__max=1.0, **silent)) == [("zero-variance-groups", "warning", 12)]
 
 
@@ -356,10 +237,17 @@ def test_alarms_and_their_memory_are_json_and_survive_a_restart():
 
 
 def test_thresholds_release_below_where_they_raise():
-    assert module.ZERO_VARIANCE_RELEASE < module.ZERO_VARIANCE_SHARE
-    assert module.TRUNCATED_RELEASE < module.TRUNCATED_SHARE
-    assert module.ENTROPY_RELEASE > module.ENTROPY_SHARE
-    assert module.KL_RELEASE < 1
+    assert reward_detectors.ZERO_VARIANCE_RELEASE < reward_detectors.ZERO_VARIANCE_SHARE
+    assert reward_detectors.DUPLICATES_RELEASE < reward_detectors.DUPLICATES
+    assert reward_detectors.DROWNED_RELEASE > reward_detectors.DROWNED
+    assert reward_detectors.CONFLICT_RELEASE > reward_detectors.CONFLICT
+    assert policy_detectors.TRUNCATED_RELEASE < policy_detectors.TRUNCATED_SHARE
+    assert policy_detectors.ENTROPY_RELEASE > policy_detectors.ENTROPY_SHARE
+    assert policy_detectors.CONCENTRATION_RELEASE < policy_detectors.CONCENTRATION
+    assert policy_detectors.RATIO_RELEASE < policy_detectors.RATIO_BIAS
+    assert policy_detectors.CLIPPED_RELEASE < policy_detectors.CLIPPED
+    assert policy_detectors.STALE_RELEASE < policy_detectors.STALE
+    assert policy_detectors.KL_RELEASE < 1
 
 
 def test_observing_costs_well_under_a_percent_of_a_step():

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from guerdon.monitor import charts
-from guerdon.monitor.charts import POINTS, Marker, Series, compact, line_chart, png, ticks
+from guerdon.monitor.charts import POINTS, Marker, Series, compact, line_chart, number, png, signed, span, ticks
 
 
 def draw(*series, **options) -> ElementTree.Element:
@@ -81,6 +81,23 @@ def test_ticks_are_few_ordered_and_cover(low, span, wanted):
 )
 def test_compact(x, text):
     assert compact(x) == text
+
+
+def test_numbers_of_a_page_have_a_true_minus():
+    assert [number(x) for x in (-0.5, 0.5, None)] == ["−0.500", "0.500", "–"]
+    assert [signed(x) for x in (-2.0, 2.0)] == ["−2", "+2"]
+    assert [span(ends) for ends in ((-0.5, 1.0), (0.1, 0.1), None)] == ["−0.500 to 1", "0.100", "–"]
+
+
+def test_a_band_is_drawn_where_it_is_known():
+    unknown = (math.nan, math.nan)
+    svg = draw(Series("a", [0, 1, 2], [0.5, 0.5, 0.5], band=[(0.0, 1.0), unknown, (0.25, 0.75)]))
+    (band,), (line,) = find(svg, "band"), find(svg, "line")
+    ys = [y for _, y in points(band)]
+    middle = points(line)[0][1]
+    assert ys[1] == ys[4] == middle  # no band there
+    assert middle - ys[0] == pytest.approx(2 * (middle - ys[2]), abs=0.2)
+    assert not find(draw(Series("a", [0, 1], [0.0, 1.0], band=[unknown, unknown])), "band")
 
 
 def test_a_line_goes_where_its_numbers_are():

@@ -346,7 +346,7 @@ def test_an_alarm_is_raised_once_over_restarts(home):
 
     recipe = load_recipe(recipe_of("language", name="alarmed", rewards=[nothing], checkpoint={"every": 2, "keep": 9}))
     whole = train(recipe)
-    assert [(alarm["code"], alarm["step"]) for alarm in whole.alarms] == [("no-signal", 6)]
+    assert [(alarm["code"], alarm["step"]) for alarm in whole.alarms] == [("unsolvable-tasks", 6)]
     for path in checkpoint.list_checkpoints(RunFolder(whole.run).checkpoints_path)[2:]:
         shutil.rmtree(path)
     assert loop.resume(whole.run, recipe=recipe, progress=QUIET).alarms == whole.alarms

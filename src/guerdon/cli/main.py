@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from guerdon import __version__
-from guerdon.cli import claims
+from guerdon.cli import claims, diagnose
 from guerdon.cli.options import Json, Quiet, RunFolderPath, Set, console, fail, plain_errors
+from guerdon.cli.view import view
 
 app = typer.Typer(
     name="guerdon",
@@ -22,6 +23,8 @@ app = typer.Typer(
 )
 app.add_typer(claims.app, name="claims")
 app.command("systems")(claims.systems)
+app.command("view")(view)
+app.command("diagnose")(diagnose.diagnose)
 
 
 @app.callback(invoke_without_command=True)
@@ -61,8 +64,8 @@ def train(
         typer.echo(json.dumps(result.to_dict()))
     if not quiet:
         show_result(result, console)
-    if result.status == "interrupted":
-        raise typer.Exit(130)
+    if result.status != "finished":
+        raise typer.Exit(130 if result.status == "interrupted" else 3)
 
 
 @app.command("eval")
@@ -130,11 +133,20 @@ def init(
 
 @app.command()
 @plain_errors
-def report(run: RunFolderPath) -> None:
-    """Write a run's report, one self-contained HTML file."""
-    from guerdon.monitor.report import write_report
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="The folder of a run, or of several to be compared.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; report.html in the run's folder, or compare.html for several, by default."),
+    ] = None,
+) -> None:
+    """Write a run's report, or the comparison of several runs: one self-contained HTML file."""
+    from guerdon.monitor.report import write_comparison, write_report
 
-    typer.echo(str(write_report(run)))
+    if len(runs) == 1:
+        typer.echo(str(write_report(runs[0], out)))
+    else:
+        typer.echo(str(write_comparison(runs, out or Path("compare.html"))))
 
 
 def run_app() -> None:

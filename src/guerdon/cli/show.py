@@ -25,8 +25,8 @@ def show_result(result: Result, console: Console) -> None:
     table(f"{Path(result.run).name}: {result.steps} steps in {duration(result.seconds)}", rows, console=console)
     for alarm in result.alarms:
         console.print(f"{alarm['severity']}: step {alarm['step']}: {alarm['message']}", markup=False)
-    if result.status == "interrupted":
-        console.print(f"interrupted and saved; continue with: guerdon train --resume {result.run}")
+    if result.status != "finished":
+        console.print(f"{result.status} and saved; continue with: guerdon train --resume {result.run}")
     console.print(f"report: {Path(result.run) / 'report.html'}")
 
 

@@ -150,6 +150,24 @@ def compact(x: float | None) -> str:
     return f"{x:#.3g}".rstrip(".") if size >= 1 else f"{x:.3f}" if size >= 1e-3 else f"{x:.1e}"
 
 
+def number(x: float | None) -> str:
+    """A number as ``compact`` writes it, with a true minus."""
+    return compact(x).replace("-", "−", 1) if x is not None and x < 0 else compact(x)
+
+
+def signed(x: float) -> str:
+    """A number that shows its sign also where it is positive."""
+    return number(x) if x < 0 else f"+{compact(x)}"
+
+
+def span(ends: tuple[float, float] | None) -> str:
+    """A range as ``−0.5 to 1``, or the one number that it holds as far as it is shown; ``–`` for none."""
+    if ends is None:
+        return "–"
+    low, high = (number(x) for x in ends)
+    return low if low == high else f"{low} to {high}"
+
+
 def png(pixels: Sequence[float], height: int, width: int) -> str:
     """A grey-scale picture as a ``data:`` address; 0 is black and 1 white, what lies outside is cut.
 
@@ -181,7 +199,7 @@ def _condensed(series: Series) -> list[_Point]:
     """At most ``POINTS`` stretches of the finite points."""
     bands = series.band or [None] * len(series.y)
     found = zip(series.x, series.y, bands, strict=True)
-    points = [(float(x), float(y), band or (y, y)) for x, y, band in found if y is not None and math.isfinite(y)]
+    points = [(float(x), float(y), _sound(band, y)) for x, y, band in found if y is not None and math.isfinite(y)]
     stretch = max(1, math.ceil(len(points) / POINTS))
     out = []
     for first in range(0, len(points), stretch):
@@ -191,6 +209,11 @@ def _condensed(series: Series) -> list[_Point]:
         where = f"{part[0][0]:.10g}" + (f" to {part[-1][0]:.10g}" if len(part) > 1 else "")
         out.append(_Point((part[0][0] + part[-1][0]) / 2, mean, low, high, where))
     return out
+
+
+def _sound(band: tuple[float, float] | None, y: float) -> tuple[float, float]:
+    """The band of a point; where none is known, the point itself."""
+    return band if band is not None and all(map(math.isfinite, band)) else (y, y)
 
 
 def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], across: _Scale, up: _Scale, x_label: str) -> list[str]:
@@ -215,7 +238,7 @@ def _tick(value: float) -> str:
         digits, _, power = f"{value:.1e}".partition("e")
         text = f"{digits.removesuffix('.0')}e{int(power)}"
     else:
-        text = f"{value:.10g}" if abs(value) < 1e4 else compact(value)
+        text = f"{value:.5g}" if abs(value) < 1e4 else compact(value)
     return text.replace("-", "−", 1) if value < 0 else text
 
 

@@ -273,7 +273,7 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the run's last word: ``run``, ``kind``, ``steps``, ``seconds``, ``eval`` (``before`` and ``after``),
-        ``alarms``, ``weights_sha256`` and ``status`` (``finished`` or ``interrupted``)."""
+        ``alarms``, ``weights_sha256`` and ``status`` (``finished``, ``interrupted`` or ``stopped``)."""
         text = json.dumps(dict(summary), indent=2) + "\n"
         atomic_write(self.summary_path, lambda file: file.write(text.encode()))
 

@@ -21,7 +21,7 @@ from tensordict import TensorDict
 
 from guerdon.credit.hierarchical import segment_tags
 from guerdon.errors import RewardError
-from guerdon.monitor.alarms import batch_metrics
+from guerdon.monitor.batch import batch_metrics
 from guerdon.monitor.progress import Progress
 from guerdon.monitor.report import write_report
 from guerdon.objectives.aggregation import token_mean
@@ -97,7 +97,7 @@ def _train_to_the_end(run: Run) -> Result:
         _begin(run)
     with run:
         run.progress.start(steps, "training", done=run.step)
-        while run.step < steps and not run.interrupted:
+        while run.step < steps and not run.interrupted and not (run.stopped and run.ahead is None):
             metrics = training_step(run, run.step)
             metrics |= run.advance(metrics)
             every = run.recipe.evaluation.every
@@ -106,10 +106,10 @@ def _train_to_the_end(run: Run) -> Result:
             run.log(run.step, metrics)
             run.progress.step(run.step, metrics)
             run.step += 1
-            due = run.step % run.recipe.checkpoint.every == 0 or run.step == steps or run.interrupted
+            due = run.step % run.recipe.checkpoint.every == 0 or run.step == steps or run.interrupted or run.stopped
             if due and run.ahead is None:
                 run.save()
-    if not run.interrupted:
+    if not run.interrupted and not run.stopped:
         run.evaluations["after"] = run.evaluate()
     result = run.result()
     run.folder.write_summary(result.to_dict())
@@ -147,6 +147,8 @@ def training_step(run: Run, step: int) -> dict[str, float]:
 def _may_run_ahead(run: Run, step: int) -> bool:
     """Not over the end, nor over a checkpoint: what is sampled but not learned from is in none."""
     training, after = run.recipe.training, step + 1
+    if run.stopped:
+        return False
     return training.mode == "async" and after < training.steps and after % run.recipe.checkpoint.every != 0
 
 

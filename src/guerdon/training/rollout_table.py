@@ -17,6 +17,9 @@ from guerdon.rewards.base import Fault
 from guerdon.rewards.wire import plain
 from guerdon.rollouts import Rollouts, total
 
+# Numbers in the denoising strips of one step: 4 MB before compression. Beyond them, later groups have none.
+FRAME_VALUES = 2**20
+
 
 def rollout_table(
     step: int,
@@ -32,8 +35,9 @@ def rollout_table(
     (actions), ``done``, ``truncated``, ``version``, ``reward`` (shaped), ``reward/NAME`` and ``watch/NAME`` (raw,
     summed over actions or turns), ``detail/NAME`` (text, or JSON), ``fault``; lists over positions up to the last
     action: ``dense/NAME`` of per-action components, ``credit``, ``turn`` of multi-turn trajectories, ``tokens``;
-    ``image`` and ``image_shape`` of a flow policy's ``payload["sample"]``. Off the mask ``dense`` and ``credit`` are
-    null, so they line up with ``tokens``.
+    ``image`` and ``image_shape`` of a flow policy's ``payload["sample"]``, and ``frames``, the states of
+    ``payload["latents"]`` that lead to it, of the best and the worst of each group. Off the mask ``dense`` and
+    ``credit`` are null, so they line up with ``tokens``.
 
     Args:
         rollouts: the batch with reward and advantage, as far as they exist.
@@ -88,6 +92,8 @@ def rollout_table(
         sample = batch.payload["sample"]
         columns["image"] = pa.array(list(sample.detach().float().cpu().reshape(n, -1).numpy()), pa.list_(pa.float32()))
         columns["image_shape"] = pa.array([list(sample.shape[1:])] * n, pa.list_(pa.int32()))
+        if "latents" in batch.payload.keys():  # noqa: SIM118 - a TensorDict is not a mapping
+            columns["frames"] = _frames(batch.payload["latents"], columns["reward"].to_pylist(), batch.group.tolist())
     return pa.table(columns)
 
 
@@ -136,6 +142,21 @@ def _token_lists(token_text: Sequence[Sequence[str]], span: Tensor, mask: Tensor
     flat = np.full(int(span.sum()), None, dtype=object)
     flat[mask[inside].numpy()] = [_clean(text) for texts in token_text for text in texts]
     return pa.ListArray.from_arrays(_offsets(span), pa.array(flat, pa.string()))
+
+
+def _frames(latents: Tensor, reward: Sequence[float | None], group: Sequence[int]) -> pa.Array:
+    """The states (T+1 lists of D numbers) of each group's best and worst row, as many as ``FRAME_VALUES`` allows."""
+    members: dict[int, list[tuple[float, int]]] = {}
+    for row, (key, value) in enumerate(zip(group, reward, strict=True)):
+        if value is not None and math.isfinite(value):
+            members.setdefault(key, []).append((-value, row))
+    rows = list(dict.fromkeys(row for found in members.values() for _, row in (min(found), max(found))))
+    states = latents.detach().float().flatten(2).cpu()
+    chosen = rows[: FRAME_VALUES // max(1, states[0].numel())] if len(states) else []
+    frames: list[Any] = [None] * len(states)
+    for row in chosen:
+        frames[row] = list(states[row].numpy())
+    return pa.array(frames, pa.list_(pa.list_(pa.float32())))
 
 
 def _offsets(span: Tensor) -> pa.Array:

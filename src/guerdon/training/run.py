@@ -48,7 +48,7 @@ class Result:
         eval: held-out metrics ``before`` and ``after``.
         alarms: what the monitor raised.
         weights_sha256: of the trainable weights; equal for equal runs.
-        status: ``finished`` or ``interrupted``.
+        status: ``finished``, ``interrupted``, or ``stopped`` by an alarm of ``logging.stop_on``.
     """
 
     run: str
@@ -96,6 +96,7 @@ class Run:
     step: int = 0
     restored: bool = False
     interrupted: bool = False
+    stopped: str | None = None
     evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
     ahead: Drawn | None = None
     memory: PeakMemory = field(default_factory=PeakMemory)
@@ -256,6 +257,11 @@ class Run:
         for alarm in raised:
             self.folder.add_alarm(asdict(alarm))
             self.progress.alarm(alarm)
+            wanted = alarm.code in self.recipe.logging.stop_on and alarm.severity != "info"
+            drawn = 1 if self.ahead is None else 2  # what is sampled already is still learned from
+            if wanted and step + drawn < self.recipe.training.steps:
+                self.stopped = alarm.code
+                self.progress.note(f"'{alarm.code}' stops the run (logging.stop_on), which is saved first")
         self.folder.log(step, metrics)
         for logger in list(self.loggers):
             try:
@@ -290,7 +296,7 @@ class Run:
             eval=self.evaluations,
             alarms=self.folder.alarms(),
             weights_sha256=digest,
-            status="interrupted" if self.interrupted else "finished",
+            status="interrupted" if self.interrupted else "stopped" if self.stopped else "finished",
         )
 
     def close(self) -> None:
