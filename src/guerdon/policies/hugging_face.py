@@ -74,13 +74,22 @@ class HuggingFaceModel(nn.Module):
         super().__init__()
         self.inner = model
         base = model.get_base_model() if hasattr(model, "peft_config") else model
-        self._decoder = [getattr(base, base.base_model_prefix)]  # in a list, so that it is not registered twice
+        self._decoder = [self.decoder_of(base)]  # in a list, so that it is not registered twice
         self._head = [base.get_output_embeddings()]
         # The name that this version of transformers gives to keys and values of the past.
         parameters = inspect.signature(self._decoder[0].forward).parameters
         self._cache = "cache" if "cache" in parameters else "past_key_values"
         self._check_head(base)
         self._flat = self._can_be_flat(base)
+
+    @staticmethod
+    def decoder_of(base: Any) -> Any:
+        """The part that turns tokens into hidden states."""
+        return getattr(base, base.base_model_prefix)
+
+    def embedded(self, ids: Tensor) -> dict[str, Tensor]:
+        """How the decoder is given tokens."""
+        return {"input_ids": ids}
 
     @property
     def flat(self) -> bool:
@@ -130,7 +139,7 @@ class HuggingFaceModel(nn.Module):
         """Last hidden states (L,D) of tokens (L,) at their depths."""
         decoder = self._decoder[0]
         with _attention(decoder.config, _NAME):
-            out = decoder(input_ids=ids[None], position_ids=positions[None], use_cache=False, attend=attend)
+            out = decoder(**self.embedded(ids[None]), position_ids=positions[None], use_cache=False, attend=attend)
         return out.last_hidden_state[0]
 
     def transformer(self) -> Transformer | None:
@@ -143,7 +152,7 @@ class HuggingFaceModel(nn.Module):
         """Last hidden states (N,T,D); ``attention`` (N,S) is false on padding."""
         positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, attention.shape[1] - ids.shape[1] :]
         out = self._decoder[0](
-            input_ids=ids,
+            **self.embedded(ids),
             attention_mask=attention.long(),
             position_ids=positions,
             use_cache=keep,
