@@ -4,6 +4,7 @@ from guerdon.objectives.aggregation import Aggregation, TermAggregation, aggrega
 from guerdon.objectives.blended import blended_clip
 from guerdon.objectives.controlled import PIDKL, AsymmetricKL, EntropyGatedKL
 from guerdon.objectives.covariance import clip_cov, kl_cov, token_covariance
+from guerdon.objectives.distill import guided_thought, thought_action_clip
 from guerdon.objectives.divergence import f_divergence, jensen_shannon, k1, k2, k3, kl
 from guerdon.objectives.entropy import categorical_entropy, entropy
 from guerdon.objectives.gflownet import fl_db, fl_subtb, front_preserving, order_preserving, subtb_terminating, var_tb
@@ -39,6 +40,7 @@ __all__ = [
     "gmpo",
     "gspo",
     "gspo_token",
+    "guided_thought",
     "huber_value",
     "importance_ratio",
     "jensen_shannon",
@@ -61,6 +63,7 @@ __all__ = [
     "stable_reinforce",
     "subtb_terminating",
     "surrogate",
+    "thought_action_clip",
     "token_covariance",
     "value",
     "var_tb",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from guerdon.rewards.forms import batched as batched
     from guerdon.rewards.forms import grouped as grouped
     from guerdon.rewards.forms import reward as reward
+    from guerdon.rewards.gui_action import gui_action as gui_action
     from guerdon.rewards.intent import intent_f1 as intent_f1
     from guerdon.rewards.judge import ComparativeRubricJudge as ComparativeRubricJudge
     from guerdon.rewards.judge import Tournament as Tournament
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from guerdon.rewards.tool_calls import thought_words as thought_words
     from guerdon.rewards.tool_calls import tool_format as tool_format
     from guerdon.rewards.unit_test_density import density_calibrated_tests as density_calibrated_tests
+    from guerdon.rewards.verdict import pairwise_verdict as pairwise_verdict
     from guerdon.rewards.verifiable import exact as exact
     from guerdon.rewards.verifiable import math_verify as math_verify
     from guerdon.rewards.verifiable import numeric as numeric
@@ -104,10 +106,12 @@ _HOMES = {
     "structure": ("JsonSchema", "tags"),
     "text": ("AdaptiveSemantic", "length_aware_bleu", "semantic_similarity", "sentence_coverage", "text_overlap"),
     "tool_calls": ("correct_tool_calls", "thought_words", "tool_format"),
+    "gui_action": ("gui_action",),
     "intent": ("intent_f1",),
     "rubric_score": ("RubricScore",),
     "progress_attribution": ("ProgressAttribution",),
     "unit_test_density": ("density_calibrated_tests",),
+    "verdict": ("pairwise_verdict",),
     "verifiable": ("exact", "math_verify", "numeric", "regex", "relaxed_numeric"),
     "workers": ("WorkerPool",),
 }
@@ -157,11 +161,13 @@ __all__ = [
     "evidence_set",
     "exact",
     "grouped",
+    "gui_action",
     "intent_f1",
     "length_aware_bleu",
     "low_prob_confidence",
     "math_verify",
     "numeric",
+    "pairwise_verdict",
     "python_tests",
     "rank_discount",
     "regex",
