@@ -8,7 +8,6 @@ import pytest
 import guerdon
 from guerdon.monitor.progress import Progress
 from guerdon.policies.causal_lm import SMOLLM2
-from guerdon.tasks.browser import browser_paths
 from guerdon.training import checkpoint, loop
 from guerdon.training.folder import RunFolder
 
@@ -35,7 +34,6 @@ SHORTER = {
     "textworld": ["warm_start.steps=2", "sampling.prompts=1", "evaluation.problems=1", "task.games=1"],
     "image-count": ["warm_start.steps=2", "sampling.prompts=2"],
     "text-to-sql": ["warm_start.steps=2", "sampling.prompts=2"],
-    "webnav": ["warm_start.steps=2", "sampling.prompts=1", "evaluation.problems=1", "task.instances=2"],
 }
 
 
@@ -61,8 +59,6 @@ def small_llama(path):
 @pytest.mark.parametrize("file", RECIPES, ids=[f.stem for f in RECIPES])
 def test_a_recipe_trains_and_resumes(home, file):
     overrides = [*SHORT, *SHORTER[file.stem]]
-    if file.stem == "webnav" and browser_paths() is None:
-        pytest.skip("Chromium and ChromeDriver are not installed")
     if "smollm2" in file.stem:
         overrides.append(f"policy.model={small_llama(home / 'model')}")
     whole = guerdon.train(file, overrides, progress=Progress(quiet=True))
