@@ -181,7 +181,9 @@ class _Groups:
     """Sums over groups of rows, from a single sort."""
 
     def __init__(self, key: Array) -> None:
-        self.order = np.argsort(key, kind="stable")
+        # Members of a group usually stand together, and nothing has to be moved.
+        sorted_already = bool((key[1:] >= key[:-1]).all())
+        self.order: Array | slice = slice(None) if sorted_already else np.argsort(key, kind="stable")
         ordered = key[self.order]
         first = np.ones(len(key), dtype=bool)
         first[1:] = ordered[1:] != ordered[:-1]

@@ -196,7 +196,7 @@ PATHOLOGIES: tuple[Pathology, ...] = (
         "stale-policy",
         "Samples of an old policy say little about the present one.",
         "batches are more than 4 updates old on average",
-        "how old batches are (of async runs), or a column with the version that sampled (--version)",
+        "how old batches are (of async runs), or a column with the version that sampled (--version-column)",
         ("off-policy drift",),
     ),
     Pathology(
