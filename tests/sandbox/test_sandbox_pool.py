@@ -248,13 +248,16 @@ def family(ancestor: int) -> set[int]:
 
 
 def test_more_folders_can_be_made_readable(isolated, tmp_path):
+    tmp_path.chmod(0o755)  # programs are another user
     (tmp_path / "helper.py").write_text("answer = 42")
+    (tmp_path / "later.py").write_text("answer = 43")
     code = "import helper; print(helper.answer, 'helper' in sys.modules)".replace("import helper", "import sys, helper")
     assert isolated.run(code).status == "error"
     with Sandbox(isolated.level, readable=[str(tmp_path)], preload=["helper"]) as wider:
         assert wider.run(code).stdout == "42 True\n"
+        assert wider.run("import later; print(later.answer)").stdout == "43\n"
         assert wider.run(f"open({str(tmp_path / 'new')!r}, 'w')").status == "error"
-    assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["helper.py"]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix and path.stem != "later"] == ["helper.py"]
 
 
 def test_standard_input_has_its_usual_file(isolated):

@@ -71,7 +71,7 @@ def launch(level: Level, *, readable: Sequence[str] = (), preload: Sequence[str]
         # The worker's own processes count where they share the program's user.
         "own_processes": 4 if isolated and not root else 0,
         "count_user": not isolated and not root,
-        "path": list(readable),
+        "path": [*(_mounted(place) for place in range(len(readable) if isolated else 0)), *readable],
         "preload": [*_PRELOAD, *preload],
         "environment": environment,
     }
@@ -97,9 +97,15 @@ def layout(readable: Sequence[str] = ()) -> list[tuple[str, str, str]]:
     mounts += [("read", folder, folder) for folder in _outermost(f for f in folders if os.path.isdir(f))]
     mounts += [("read", file, file) for file in ("/etc/ld.so.cache", _interpreter()) if os.path.exists(file)]
     mounts.append(("read", str(_INSIDE), f"{_MOUNTED}/inside"))
+    # Imported from a place of their own: where they lie may be below /tmp, which is each program's own.
+    mounts += [("read", os.path.realpath(folder), _mounted(place)) for place, folder in enumerate(readable)]
     mounts += [("device", f"/dev/{name}", f"/dev/{name}") for name in _DEVICES]
     mounts.append(("device", "/dev/null", "/dev/stdin"))  # each program's own input is mounted over it
     return [*mounts, ("folder", "", "/tmp"), ("symlink", "/tmp", "/dev/shm")]
+
+
+def _mounted(place: int) -> str:
+    return f"{_MOUNTED}/readable/{place}"
 
 
 def _interpreter() -> str:

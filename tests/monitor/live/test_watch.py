@@ -101,8 +101,9 @@ def test_a_slow_page_gets_the_newest_state_once():
         async with aclosing(events(watcher, versions)) as stream:
             await message(stream)
             for version in "2345":
-                files.versions["a"] = version
-                await asyncio.sleep(0.05)
+                files.versions["a"], seen = version, files.looks
+                while files.looks < seen + 2:  # the first of them is over, and saw this version
+                    await asyncio.sleep(0.01)
             return await message(stream)
 
     assert run(follow()) == {"a": "5"}

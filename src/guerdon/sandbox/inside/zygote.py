@@ -39,6 +39,7 @@ def main() -> None:
         importlib.import_module(module)
     if config["layout"] is not None:
         namespaces.enter(config["layout"])
+        importlib.invalidate_caches()  # there are folders now that were not
     site.setquit()  # `exit` and `quit`, which a program may count on
     kernel.hide_memory()
     gc.collect()
