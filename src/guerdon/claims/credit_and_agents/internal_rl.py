@@ -275,5 +275,5 @@ CLAIM = Claim(
     run=run,
     method=Parts(discovery_loss, fold_options),
     mutation=Mutation("codes cost nothing", Parts(for_nothing, fold_options)),
-    seeds=3,
+    seeds=5,
 )
