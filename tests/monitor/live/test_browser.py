@@ -2,10 +2,13 @@
 
 import re
 import shutil
+import time
 
 import pytest
 from live_browser import COUNT_SHIFTS, SHIFT, at, becomes, names, shift
 from live_runs import HOSTILE, add_fault, log_steps, raise_alarm, served, until, write_run
+
+from guerdon.monitor.live.store import FRESH_SECONDS
 
 # Loads that are not data: a page's frame, style sheets and script.
 WEIGHT = 300_000
@@ -196,6 +199,7 @@ def test_hostile_text_stays_text_everywhere(page, runs):
     folder = write_run(runs / "hostile <script>'\"&", text=HOSTILE, end=None)
     raise_alarm(folder, 1, message=HOSTILE)
     add_fault(folder, 2, HOSTILE, text=HOSTILE)
+    time.sleep(FRESH_SECONDS)  # the page has just been listed, without this run
     at(page, "/?q=hostile")
     page.get_by_label("compare hostile").check()
     page.locator("tbody th a").click()
