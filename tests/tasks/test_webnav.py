@@ -184,9 +184,12 @@ def test_a_killed_trainer_leaves_no_browser():
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    status = Path(f"/proc/{int(done.stdout)}/stat")
-    for _ in range(100):
-        if not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z":
-            return
+    deadline = time.monotonic() + 10
+    while alive(int(done.stdout)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    pytest.fail("ChromeDriver outlived the process that began it")
+    assert not alive(int(done.stdout)), "ChromeDriver outlived the process that began it"
+
+
+def alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"

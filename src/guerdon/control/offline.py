@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from guerdon.control.turns import at_first
 from guerdon.credit.step import GAE
 from guerdon.credit.turn import returns_to_go, turns_of
 from guerdon.objectives.aggregation import same_shape, token_mean
@@ -100,9 +101,7 @@ def step_filter(
     Source: Wu et al. 2025, arXiv 2502.07949 (r is in G as well, as specified).
     """
     turns = turns_of(turn, mask)
-    place = turns.first(turns.mask).clamp(max=max(turn.shape[1] - 1, 0))
-    v = values.gather(1, place) if turn.shape[1] else values.new_zeros(turns.exists.shape)
-    exists, v = turns.exists, v.masked_fill(~turns.exists, 0.0)
+    exists, v = turns.exists, at_first(turns, values).masked_fill(~turns.exists, 0.0)
     reward = turns.total(dense)
     following = bootstrap.to(v.dtype).masked_fill(done.bool(), 0.0)
     after = []

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from guerdon.control.turns import at_first
 from guerdon.credit.step import GAE, gae
 from guerdon.credit.turn import turns_of
 from guerdon.objectives.aggregation import same_shape
@@ -151,8 +152,7 @@ def turn_gae(
     Source: Lu et al. 2025, arXiv 2505.18719.
     """
     turns = turns_of(turn, mask)
-    first = turns.first(turns.mask).clamp(max=max(turn.shape[1] - 1, 0))
-    value = values.gather(1, first) if turn.shape[1] else values.new_zeros(turns.exists.shape)
+    value = at_first(turns, values)
     credit = gae(turns.total(dense), value, turns.exists, bootstrap, done, gamma=gamma, lam=lam, whiten=whiten, eps=eps)
     return GAE(turns.spread(credit.advantage), turns.spread(credit.returns))
 
@@ -200,9 +200,7 @@ def vla_ppo(
     same_shape(mask, logp=logp, old_logp=old_logp, advantage=advantage, turn=turn)
     turns = turns_of(turn, mask)
     now, old = (turns.total(x) for x in (logp, old_logp.detach()))
-    first = turns.first(turns.mask).clamp(max=max(turn.shape[1] - 1, 0))
-    credit = advantage.gather(1, first) if turn.shape[1] else torch.zeros_like(now)
-    credit = credit.masked_fill(~turns.exists, 0.0)
+    credit = at_first(turns, advantage).masked_fill(~turns.exists, 0.0)
     if int(step) < warmup:
         credit = torch.zeros_like(credit)
     return ppo_clip(now, old, credit, turns.exists, clip_low=clip_low, clip_high=clip_high)

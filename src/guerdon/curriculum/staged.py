@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guerdon.credit.rank import group_rank
 from guerdon.seeding import torch_generator
 
 
@@ -43,17 +44,15 @@ def difficulty_stages(
     """
     if stages < 1:
         raise ValueError(f"stages is {stages}, wanted 1 or more")
-    difficulty = length_weight * _ranks(length)
+    difficulty = length_weight * _rank(length)
     if success is not None:
-        difficulty = difficulty - success_weight * _ranks(success)
-    return (stages * _ranks(difficulty) / max(len(length), 1)).long().clamp(0, stages - 1)
+        difficulty = difficulty - success_weight * _rank(success)
+    return (stages * _rank(difficulty) / max(len(length), 1)).long().clamp(0, stages - 1)
 
 
-def _ranks(x: Tensor) -> Tensor:
-    """(P,) float64 how many are smaller, plus half of the others that are equal."""
-    _, slot, size = torch.unique(x, return_inverse=True, return_counts=True)
-    below = size.cumsum(dim=0) - size
-    return (below + (size - 1) / 2).double()[slot]
+def _rank(x: Tensor) -> Tensor:
+    """(P,) float64 place of each from 0 for the smallest; equal ones share the mean of theirs."""
+    return group_rank(-x.double(), torch.zeros(len(x), dtype=torch.int64, device=x.device))
 
 
 class StagedDifficulty:

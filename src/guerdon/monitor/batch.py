@@ -34,7 +34,7 @@ ANSWER_TAIL = 400
 SHORT = 16
 _FACTORS = np.random.default_rng(0).integers(-(2**62), 2**62, SHORT) | 1
 ANSWER_FORMS = (r"\\boxed\{([^{}]*)\}", r"<answer>([^<]*)</answer>")
-_MARKS = ("boxed{", "</answer>")
+ANSWER_MARKS = ("boxed{", "</answer>")  # one of which is in every text with an answer of that form
 _ANSWERS = [re.compile(form) for form in ANSWER_FORMS]
 
 
@@ -117,7 +117,7 @@ def _keys(rollouts: Rollouts) -> tuple[Array | None, Array | None]:
     texts = list(map(str, written))
     keys = np.fromiter(map(hash, texts), np.int64, len(texts))
     whole = "".join(texts)
-    if not any(mark in whole for mark in _MARKS):
+    if not any(mark in whole for mark in ANSWER_MARKS):
         return keys, keys
     return keys, np.fromiter((hash(answer_of(text)) for text in texts), np.int64, len(texts))
 
@@ -125,7 +125,7 @@ def _keys(rollouts: Rollouts) -> tuple[Array | None, Array | None]:
 def answer_of(text: str) -> str:
     """The last answer that a text marks near its end, or else the whole text."""
     tail = text[-ANSWER_TAIL:]
-    for form, mark in zip(_ANSWERS, _MARKS, strict=True):
+    for form, mark in zip(_ANSWERS, ANSWER_MARKS, strict=True):
         if mark in tail and (found := form.findall(tail)):
             return found[-1].strip()
     return text

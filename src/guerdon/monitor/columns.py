@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from guerdon.errors import GuerdonError, nearest
-from guerdon.monitor.batch import ANSWER_FORMS, ANSWER_TAIL
+from guerdon.monitor.batch import ANSWER_FORMS, ANSWER_MARKS, ANSWER_TAIL
 
 # What a column is usually called, likeliest first.
 USUAL: Mapping[str, tuple[str, ...]] = {
@@ -147,15 +147,7 @@ def _fits(role: str, kind: str) -> bool:
 
 
 def _is_number(kind: str) -> bool:
-    return (
-        kind.startswith(("DECIMAL", "DOUBLE", "FLOAT", "BOOLEAN"))
-        or kind.lstrip("U").endswith("INT")
-        or kind
-        in (
-            "INTEGER",
-            "UINTEGER",
-        )
-    )
+    return kind.startswith(("DECIMAL", "DOUBLE", "FLOAT", "BOOLEAN")) or kind.endswith(("INT", "INTEGER"))
 
 
 # The narrow table -----------------------------------------------------------------------------------------
@@ -257,6 +249,6 @@ def _answer() -> str:
     tail = f"right(_t, {ANSWER_TAIL})"
     cases = [
         f"case when contains({tail}, '{mark}') then trim(list_last(regexp_extract_all({tail}, '{form}', 1))) end"
-        for form, mark in zip(ANSWER_FORMS, ("boxed{", "</answer>"), strict=True)
+        for form, mark in zip(ANSWER_FORMS, ANSWER_MARKS, strict=True)
     ]
     return f"coalesce({', '.join(cases)}, _t)"

@@ -11,8 +11,6 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
-import yaml
-
 from guerdon.monitor.charts import COLORS, DASHES, Series, line_chart
 from guerdon.monitor.curves import Band, Panel, evaluations, finite
 from guerdon.training.folder import RunFolder
@@ -50,10 +48,6 @@ class Member:
     def read(cls, folder: RunFolder) -> Member:
         """Read a run's folder."""
         columns, summary = folder.metrics(), folder.summary() or {}
-        try:
-            recipe = yaml.safe_load(folder.recipe_path.read_text(encoding="utf-8", errors="replace"))
-        except yaml.YAMLError:
-            recipe = {}
         steps = columns["step"]
         points: dict[str, Points] = {f"eval/{name}": ys for name, ys in evaluations(columns, summary).items()}
         for name, ys in columns.items():
@@ -64,7 +58,7 @@ class Member:
             folder.name,
             summary.get("status", "unfinished"),
             summary.get("steps", max(steps, default=-1) + 1),
-            flat(recipe if isinstance(recipe, Mapping) else {}),
+            flat(folder.settings()),
             points,
         )
 

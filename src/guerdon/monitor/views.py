@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -68,7 +67,7 @@ def header(folder: RunFolder, *, standing: bool = True) -> Markup:
         steps=summary.get("steps", max(columns["step"], default=-1) + 1),
         duration=duration(seconds),
         alarms=len(folder.alarms()),
-        parts=main_parts(settings(folder)),
+        parts=main_parts(folder.settings()),
         changes=changes(summary.get("eval", {}), columns),
     )
 
@@ -85,7 +84,7 @@ def faults(folder: RunFolder) -> Markup:
 
 def curves(folder: RunFolder) -> Markup:
     """The telling metrics over the steps, and folded the other ones."""
-    found = Curves(folder.metrics(), folder.summary() or {}, folder.alarms(), settings(folder))
+    found = Curves(folder.metrics(), folder.summary() or {}, folder.alarms(), folder.settings())
     return _render("curves", curves=found)
 
 
@@ -108,15 +107,12 @@ def microscope(
     Raises:
         GuerdonError: when the step was not saved.
     """
-    page = microscope_page(folder, step=step, first=first, count=count, sort=sort)
+    return rollouts(scope.microscope_page(folder, step=step, first=first, count=count, sort=sort))
+
+
+def rollouts(page: scope.Page | None) -> Markup:
+    """A page of the microscope that was read already, for who needs its numbers too."""
     return _render("microscope", page=page, scale=scale_swatches(page), charts=episode_charts)
-
-
-def microscope_page(
-    folder: RunFolder, *, step: int | None = None, first: int = 0, count: int = 3, sort: scope.Sort = "spread"
-) -> scope.Page | None:
-    """What ``microscope`` shows, with the numbers that a pager needs: steps, and groups of the step."""
-    return scope.microscope_page(folder, step=step, first=first, count=count, sort=sort)
 
 
 def comparison(folders: Sequence[RunFolder]) -> Markup:
@@ -126,15 +122,6 @@ def comparison(folders: Sequence[RunFolder]) -> Markup:
 
 def _render(part: str, **context: Any) -> Markup:
     return Markup(visible(environment().get_template(f"parts/{part}.html.j2").render(**context)))
-
-
-def settings(folder: RunFolder) -> Mapping[str, Any]:
-    """The recipe as plain values; empty where it can't be read as such."""
-    try:
-        read = yaml.safe_load(folder.recipe_path.read_text(encoding="utf-8", errors="replace"))
-    except yaml.YAMLError:
-        return {}
-    return read if isinstance(read, Mapping) else {}
 
 
 def main_parts(recipe: Mapping[str, Any]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from guerdon.cache import cache_folder
 from guerdon.errors import RecipeError
 from guerdon.policies.hugging_face import HuggingFaceModel
 from guerdon.policies.language import LanguagePolicy
+from guerdon.policies.pretrained import observation_in_chat, with_lora
 from guerdon.registry import register
 from guerdon.tasks.base import Task
 
@@ -88,7 +89,7 @@ class CausalLM(LanguagePolicy):
         except (OSError, ValueError) as error:
             raise RecipeError(f"policy 'causal_lm': cannot load model '{model}': {error}") from None
         if lora:
-            network = _with_lora(network, lora, lora_alpha or 2.0 * lora, lora_targets)
+            network = with_lora(network, lora, lora_alpha, lora_targets)
         width = network.config.get_text_config().hidden_size
         super().__init__(HuggingFaceModel(network), tokenizer, width, value_head=value_head)
         self.network = network
@@ -102,21 +103,19 @@ class CausalLM(LanguagePolicy):
         if not self.chat:
             ids: Any = self.tokenizer(prompt, add_special_tokens=True)["input_ids"]
             return list(ids)
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        messages.append({"role": "user", "content": prompt})
-        text: Any = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self.encode(text)
+        said = [_message("system", self.system)] if self.system else []
+        return self.encode(self._templated([*said, _message("user", prompt)]))
 
     def encode_observation(self, text: str, ended: bool) -> list[int]:
         """Token ids of an observation, in a chat as the user's next message, with all that the template puts around."""
         if not self.chat:
             return self.encode(text)
-        said: list[dict[str, str]] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _TURN}]
-        said.append({"role": "user", "content": text})
-        full: Any = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        after = full.split(_TURN, 1)[1]
         end: Any = self.tokenizer.eos_token
-        return self.encode(after.removeprefix(end) if ended else after)
+        return self.encode(observation_in_chat(text, ended, template=self._templated, message=_message, end=end))
+
+    def _templated(self, messages: list[dict[str, Any]]) -> str:
+        text: Any = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text
 
     def save_pretrained(self, path: str) -> bool:
         """Write weights (or adapters) and tokenizer in the Hugging Face format."""
@@ -125,14 +124,5 @@ class CausalLM(LanguagePolicy):
         return True
 
 
-# Stands for a turn of the policy in a chat, to find what the template puts behind it.
-_TURN = "guerdon-turn-7f3a"
-
-
-def _with_lora(network: Any, rank: int, alpha: float, targets: str | list[str]) -> Any:
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise RecipeError('policy.lora needs the peft package; pip install "guerdon[peft]"') from None
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")  # type: ignore[arg-type]
-    return get_peft_model(network, config)
+def _message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": text}

@@ -20,7 +20,7 @@ from guerdon.errors import RecipeError
 from guerdon.policies.llama import llama_transformer
 
 _NAME = "guerdon_flat"  # of our attention among those of transformers
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 
 
 class _Unsupported(Exception):
@@ -104,10 +104,10 @@ class HuggingFaceModel(nn.Module):
     def _check_head(self, base: Any) -> None:
         """Refuse models whose logits are not a plain projection of the last hidden state (soft-capped, scaled)."""
         ids = torch.zeros(1, 2, dtype=torch.int64)
-        with _evaluating(base):
+        with evaluating(base):
             whole = base(input_ids=ids).logits
             parts = self.project(self._decoder[0](input_ids=ids).last_hidden_state)
-        if not torch.allclose(whole, parts, atol=_TOLERANCE, rtol=_TOLERANCE):
+        if not torch.allclose(whole, parts, atol=TOLERANCE, rtol=TOLERANCE):
             raise RecipeError(
                 f"model '{type(base).__name__}' transforms its logits after the output embedding; "
                 "only models whose logits are a projection of the last hidden state are supported"
@@ -118,14 +118,14 @@ class HuggingFaceModel(nn.Module):
         vocabulary = self._decoder[0].config.get_text_config().vocab_size
         rows = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 6, 7]]) % vocabulary
         (pack,) = pack_rows(rows, torch.tensor([5, 5]), min_shared=1)
-        with _evaluating(base):
+        with evaluating(base):
             apart, _ = self.padded(rows, torch.ones_like(rows, dtype=torch.bool))
             try:
                 states = self.hidden(pack.ids, pack.positions, TreeAttention(pack))
             except (_Unsupported, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
                 why = f"{type(error).__name__}: {error}"
             else:
-                if torch.allclose(states[pack.place], apart[pack.rows], atol=_TOLERANCE, rtol=_TOLERANCE):
+                if torch.allclose(states[pack.place], apart[pack.rows], atol=TOLERANCE, rtol=TOLERANCE):
                     return True
                 why = "its hidden states come out different"
         warnings.warn(
@@ -166,7 +166,8 @@ class HuggingFaceModel(nn.Module):
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
+    """Without dropout inside the block, and as before behind it."""
     training = model.training
     model.eval()
     try:

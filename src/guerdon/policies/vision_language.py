@@ -13,10 +13,10 @@ from tensordict import NonTensorStack, TensorDict
 from torch import Tensor
 
 from guerdon.errors import RecipeError
-from guerdon.policies.causal_lm import _TURN, _with_lora
 from guerdon.policies.gallery import Gallery, Sight
 from guerdon.policies.language import LanguagePolicy
 from guerdon.policies.language_sampling import LanguageSampling
+from guerdon.policies.pretrained import observation_in_chat, with_lora
 from guerdon.policies.vision_model import VisionLanguageModel
 from guerdon.registry import register
 from guerdon.rollouts import Rollouts
@@ -158,10 +158,9 @@ class VisionLanguagePolicy(LanguagePolicy):
         pictures = pictures_of(text)
         if not self.chat:
             return self._numbers(_marked(text, self._sight.mark, pictures), pictures)
-        said = [_message("user", "?"), _message("assistant", _TURN), _message("user", text)]
-        after = self._templated(said).split(_TURN, 1)[1]
         end: Any = self.tokenizer.eos_token
-        return self._numbers(after.removeprefix(end) if ended else after, pictures)
+        heard = observation_in_chat(text, ended, template=self._templated, message=_message, end=end)
+        return self._numbers(heard, pictures)
 
     def _templated(self, messages: list[dict[str, Any]]) -> str:
         return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -255,7 +254,7 @@ class ImageTextToText(VisionLanguagePolicy):
             raise RecipeError(f"policy 'image_text_to_text': cannot load model '{model}': {error}") from None
         tower = network.get_encoder(modality="image")
         if lora:
-            network = _with_lora(network, lora, lora_alpha or 2.0 * lora, lora_targets)
+            network = with_lora(network, lora, lora_alpha, lora_targets)
         if freeze_vision:
             tower.requires_grad_(False)
         super().__init__(network, processor, chat=chat, system=system, value_head=value_head)

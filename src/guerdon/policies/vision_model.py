@@ -15,7 +15,7 @@ from torch import Tensor
 from guerdon.engine.fused import ROOM, Transformer
 from guerdon.errors import RecipeError
 from guerdon.policies.gallery import Gallery, Sight
-from guerdon.policies.hugging_face import _TOLERANCE, HuggingFaceCache, HuggingFaceModel, _evaluating
+from guerdon.policies.hugging_face import TOLERANCE, HuggingFaceCache, HuggingFaceModel, evaluating
 from guerdon.policies.llama import llama_transformer
 from guerdon.tasks.pictures import Picture
 
@@ -158,7 +158,7 @@ class VisionLanguageModel(HuggingFaceModel):
         ids = gallery.hang(row, torch.ones_like(row, dtype=torch.bool), [[picture]])
         there = torch.ones_like(ids, dtype=torch.bool)
         view = self.seeing(gallery)
-        with _evaluating(base):
+        with evaluating(base):
             view._merges = False
             whole, _ = view.padded(ids, there)
             begun, cache = view.padded(ids[:, :-1], there[:, :-1], keep=True)
@@ -202,7 +202,7 @@ class _TurnedCache(HuggingFaceCache):
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, atol=_TOLERANCE, rtol=_TOLERANCE)
+    return torch.allclose(one, other, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 def _vectors(features: Any) -> Tensor:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from guerdon.errors import GuerdonError
 from guerdon.rewards.base import Fault
@@ -99,6 +100,14 @@ class RunFolder:
         if not folder.recipe_path.is_file():
             raise GuerdonError(f"'{folder.path}' is not a run: it has no recipe.yaml; give the folder of a run")
         return folder
+
+    def settings(self) -> Mapping[str, Any]:
+        """The recipe as plain values; empty where it can't be read as such."""
+        try:
+            read = yaml.safe_load(self.recipe_path.read_text(encoding="utf-8", errors="replace"))
+        except yaml.YAMLError:
+            return {}
+        return read if isinstance(read, Mapping) else {}
 
     # Metrics ----------------------------------------------------------------------------------------------
 

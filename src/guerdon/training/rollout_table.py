@@ -70,14 +70,7 @@ def rollout_table(
         "reward": _scattered(rollouts.reward, kept, n),
         "fault": _fault_texts(faults, n),
     }
-    for prefix, components in (("reward", batch.rewards), ("watch", batch.watch)):
-        for name, value in components.items():
-            columns[f"{prefix}/{name}"] = _plain(total(value, mask))
-            if value.ndim == 2 and value.shape == mask.shape:
-                columns[f"dense/{name}"] = _lists(value, span, mask)
-    details = [dict(detail or {}) for detail in batch.detail or ()]
-    for name in dict.fromkeys(name for detail in details for name in detail):
-        columns[f"detail/{name}"] = _texts([_detail_text(detail.get(name)) for detail in details], n)
+    columns |= _scores(batch, mask, span)
     credit = torch.full(mask.shape, math.nan)
     if rollouts.advantage is not None:
         credit[kept] = rollouts.advantage.detach().float().cpu()
@@ -88,13 +81,37 @@ def rollout_table(
         columns["turn"] = _lists(batch.turn, span, mask)
     if token_text is not None:
         columns["tokens"] = _token_lists(token_text, span, mask)
-    if "sample" in batch.payload.keys():  # noqa: SIM118 - a TensorDict is not a mapping
-        sample = batch.payload["sample"]
-        columns["image"] = pa.array(list(sample.detach().float().cpu().reshape(n, -1).numpy()), pa.list_(pa.float32()))
-        columns["image_shape"] = pa.array([list(sample.shape[1:])] * n, pa.list_(pa.int32()))
-        if "latents" in batch.payload.keys():  # noqa: SIM118 - a TensorDict is not a mapping
-            columns["frames"] = _frames(batch.payload["latents"], columns["reward"].to_pylist(), batch.group.tolist())
+    columns |= _pictures(batch, columns["reward"])
     return pa.table(columns)
+
+
+def _scores(batch: Rollouts, mask: Tensor, span: Tensor) -> dict[str, pa.Array]:
+    """Raw components, per action too where they come so, and what rewards said beside them."""
+    columns: dict[str, pa.Array] = {}
+    for prefix, components in (("reward", batch.rewards), ("watch", batch.watch)):
+        for name, value in components.items():
+            columns[f"{prefix}/{name}"] = _plain(total(value, mask))
+            if value.ndim == 2 and value.shape == mask.shape:
+                columns[f"dense/{name}"] = _lists(value, span, mask)
+    details = [dict(detail or {}) for detail in batch.detail or ()]
+    for name in dict.fromkeys(name for detail in details for name in detail):
+        columns[f"detail/{name}"] = _texts([_detail_text(detail.get(name)) for detail in details], len(mask))
+    return columns
+
+
+def _pictures(batch: Rollouts, reward: pa.Array) -> dict[str, pa.Array]:
+    """A flow policy's samples, and the states that led to some of them."""
+    if "sample" not in batch.payload.keys():  # noqa: SIM118 - a TensorDict is not a mapping
+        return {}
+    sample = batch.payload["sample"]
+    n = len(sample)
+    columns = {
+        "image": pa.array(list(sample.detach().float().cpu().reshape(n, -1).numpy()), pa.list_(pa.float32())),
+        "image_shape": pa.array([list(sample.shape[1:])] * n, pa.list_(pa.int32())),
+    }
+    if "latents" in batch.payload.keys():  # noqa: SIM118 - a TensorDict is not a mapping
+        columns["frames"] = _frames(batch.payload["latents"], reward.to_pylist(), batch.group.tolist())
+    return columns
 
 
 def _kept_rows(rollouts: Rollouts, scored: Rollouts | None, faults: Sequence[Fault]) -> Tensor:

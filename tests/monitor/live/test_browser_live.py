@@ -148,4 +148,5 @@ def test_a_page_connects_again_when_the_server_returns(chromium, runs):
     with served(runs, token=False, port=port):
         page.wait_for_selector(".standing >> text=step 6 / 40")
         page.wait_for_selector("#live.on")
+        assert "step 6 / 40" in page.locator(".standing").inner_text()
         page.context.close()

@@ -128,6 +128,7 @@ def test_readers_that_leave_are_forgotten(server):
         connection.sock.close()
         connection.close()
     until(lambda: server.watcher.watchers == 0)
+    assert server.watcher.watchers == 0
 
 
 def test_the_server_ends_at_once_though_streams_are_open(runs):

@@ -19,7 +19,7 @@ from guerdon.errors import GuerdonError
 from guerdon.monitor import views
 from guerdon.monitor.live.listing import COLUMNS, STATUSES, Query, listed
 from guerdon.monitor.live.store import RunRow, RunStore, digest
-from guerdon.monitor.microscope import Sort
+from guerdon.monitor.microscope import Sort, microscope_page
 from guerdon.monitor.progress import duration
 
 STATIC = Path(__file__).parent / "static"
@@ -117,9 +117,8 @@ class Pages:
         return self._kept(key, make)
 
     def _microscope(self, row: RunRow, folder: Any, look: Look) -> Markup:
-        # No groups are asked for: the pager needs their number alone.
-        page = views.microscope_page(folder, step=look.step, first=look.first, count=0, sort=look.sort)
-        shown = views.microscope(folder, step=look.step, first=look.first, count=GROUPS, sort=look.sort)
+        page = microscope_page(folder, step=look.step, first=look.first, count=GROUPS, sort=look.sort)
+        shown = views.rollouts(page)
         return Markup(self._page("microscope.html.j2", run=row, page=page, shown=shown, sorts=SORTS, count=GROUPS))
 
     # Several runs -----------------------------------------------------------------------------------------
