@@ -15,7 +15,7 @@ import duckdb
 from guerdon.errors import GuerdonError
 from guerdon.monitor.columns import Choices, Layout, Source, assign_roles, narrow, scan
 from guerdon.tasks.base import Kind
-from guerdon.training.folder import RunFolder, _glob_escaped
+from guerdon.training.folder import RunFolder, glob_escaped
 
 # DuckDB spills to disk beyond this, so that a log of any size is read within 2 GB.
 MEMORY_LIMIT = "1GB"
@@ -170,7 +170,7 @@ def _natural(file: Path) -> list[Any]:
 
 def _reader(files: Sequence[Path], more: str = "") -> str:
     """The table function that reads files of one kind, with further options."""
-    names = ", ".join(_literal(_glob_escaped(file)) for file in files)
+    names = ", ".join(_literal(glob_escaped(file)) for file in files)
     kind = READERS[files[0].suffix.lower()]
     if kind == "parquet":
         return f"read_parquet([{names}], union_by_name=true, filename='_file')"

@@ -14,7 +14,7 @@ from guerdon.errors import RewardError
 from guerdon.rewards.extract import read_json
 from guerdon.rewards.forms import batched, reward
 from guerdon.rewards.judges.base import imported
-from guerdon.rewards.ngrams import squad_words
+from guerdon.rewards.ngrams import overlap_f1, squad_words
 
 Weight = Annotated[float, Field(ge=0)]
 # Given n answers and n references: n numbers in [0,1].
@@ -157,7 +157,7 @@ def word_f1(text: str, wanted: str) -> float:
     ours, theirs = squad_words(text), squad_words(wanted)
     if not ours or not theirs:
         return float(text.strip() == wanted.strip())
-    return 2 * (ours & theirs).total() / (ours.total() + theirs.total())
+    return overlap_f1(ours, theirs)
 
 
 def _kind(wanted: Any) -> str:

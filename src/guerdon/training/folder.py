@@ -241,7 +241,7 @@ class RunFolder:
             return pa.table({})
         query = "select * from read_parquet($1, union_by_name=true) order by step, row"
         with duckdb.connect() as connection:
-            return connection.sql(query, params=[[_glob_escaped(file) for file in chosen]]).to_arrow_table()
+            return connection.sql(query, params=[[glob_escaped(file) for file in chosen]]).to_arrow_table()
 
     def _rollout_files(self) -> dict[int, Path]:
         return {int(f.stem.removeprefix("step-")): f for f in sorted(self.rollouts_path.glob("step-*.parquet"))}
@@ -353,6 +353,6 @@ def _unwritable(path: Path, error: OSError) -> GuerdonError:
     )
 
 
-def _glob_escaped(path: Path) -> str:
+def glob_escaped(path: Path) -> str:
     """A path that DuckDB takes literally even where it contains wildcards."""
     return "".join(f"[{c}]" if c in "[*?" else c for c in str(path))
