@@ -12,7 +12,7 @@ from guerdon.training import checkpoint, loop
 from guerdon.training.folder import RunFolder
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
-SHORT = ["training.steps=2", "evaluation.problems=10", "evaluation.every=1", "checkpoint.every=1"]
+SHORT = ["training.steps=2", "evaluation.problems=4", "evaluation.every=1", "checkpoint.every=1"]
 # Rehearsal needs something to rehearse, and after two steps of imitation there is nothing yet that is known.
 KNOWING = ["warm_start.steps=2", "sampling.sources.0.correct=0.0", "sampling.sources.0.rows=4"]
 SHORTER = {

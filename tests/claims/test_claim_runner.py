@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from guerdon.catalog.entries import CatalogError
+from guerdon.catalog.entries import CatalogError, find_system
 from guerdon.catalog.results import ClaimResult, load_result, save_result
 from guerdon.claims import runner
 from guerdon.claims.core import Check, Claim, Mutation, above, paired
@@ -48,6 +48,7 @@ def explodes(method, seeds):
 @pytest.fixture
 def module(monkeypatch):
     """A claim that exists in this test only."""
+    find_system("grpo-guard")  # the catalog is read by importlib too
 
     def put(run):
         claim = Claim("grpo-guard", run, doubled, Mutation("nothing is doubled", lambda x: x), seeds=6)
@@ -101,6 +102,6 @@ def test_claims_are_found_by_path_file_and_system():
 
 
 def test_claims_run_beside_each_other_as_they_do_alone():
-    paths = [runner.find(name) for name in ("ngrpo", "dispo")]
+    paths = [runner.find(name) for name in ("ngrpo", "tempo")]
     together = {result.claim: result.checks for result in runner.run_all(paths, seeds=5, jobs=2)}
     assert together == {path: runner.run(path, seeds=5).checks for path in paths}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from guerdon.claims.core import Check, Curves
+from guerdon.catalog.checks import Check, Curves
 
 Verdict = Literal["works", "fails", "not reproduced"]
 

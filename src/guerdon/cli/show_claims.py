@@ -11,7 +11,6 @@ from rich.text import Text
 
 from guerdon.catalog.entries import STATUSES, CatalogError, System, symptoms, systems_for
 from guerdon.catalog.results import ClaimResult
-from guerdon.claims import runner
 
 WIDTH = 120  # of tables that don't go to a terminal
 COLOURS = {
@@ -26,6 +25,8 @@ def chosen(names: Sequence[str], *, everything: bool, family: str | None, quick:
     Raises:
         CatalogError: when they name none.
     """
+    from guerdon.claims import runner
+
     if not (names or everything or family or quick):
         raise CatalogError("give the names of claims, or --all, --quick or --family; 'guerdon claims list' shows them")
     paths = [runner.find(name) for name in names] if names else runner.claim_paths()
@@ -40,6 +41,8 @@ def chosen(names: Sequence[str], *, everything: bool, family: str | None, quick:
 
 def claim_row(path: str) -> dict[str, Any]:
     """What ``guerdon claims list --json`` prints of a claim."""
+    from guerdon.claims import runner
+
     entry = runner.load(path)
     return {
         "name": path.rpartition("/")[2],

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from guerdon.credit.grouping import first_rows, grouped
@@ -134,7 +134,7 @@ def confidence_gain(std: Tensor, count: Tensor, *, alpha: float = 0.05) -> Tenso
     Source: Bamba et al. 2025, arXiv 2510.06672.
     """
     n = np.maximum(count.cpu().numpy(), 2)
-    now, then = (student.ppf(1 - alpha / 2, k - 1) / np.sqrt(k) for k in (n, n + 1))
+    now, then = (stdtrit(k - 1, 1 - alpha / 2) / np.sqrt(k) for k in (n, n + 1))
     return torch.where(count > 1, torch.from_numpy(now - then).to(std) * std, 0.0)
 
 

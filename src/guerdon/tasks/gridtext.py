@@ -118,13 +118,14 @@ class GridText(EnvironmentTask):
 
     def eval_problems(self, n: int) -> list[Problem]:
         """Held-out layouts, each once."""
-        random, seen = numpy_generator(0, "gridtext", "held out"), {}
-        for _ in range(200 * n + 1000):
+        random, seen, since = numpy_generator(0, "gridtext", "held out"), {}, 0
+        while len(seen) < n and since < 1000 + 100 * len(seen):  # by then one more would have been met
             problem = self._layout(random)
-            if _held_out(problem):
-                seen.setdefault(problem.task_id, problem)
-            if len(seen) == n:
-                return list(seen.values())
+            since = 0 if _held_out(problem) and problem.task_id not in seen else since + 1
+            if since == 0:
+                seen[problem.task_id] = problem
+        if len(seen) == n:
+            return list(seen.values())
         raise TaskError(
             f"task 'gridtext' of size {self.size} has few held-out layouts: found {len(seen)} of the {n} that "
             "evaluation.problems asks for; ask for fewer, or set a larger size"
