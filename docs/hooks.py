@@ -14,6 +14,7 @@ from mkdocs.structure.files import File, Files
 STAGES = {
     "task": "Where problems come from.",
     "policy": "What acts.",
+    "curriculum": "Which of the problems that the task draws are practised.",
     "source": "What decides how many rollouts each problem gets, or adds answers that the policy did not just write.",
     "reward": "How behaviour is scored. The reward named `task` is the task's own scorer, or its environment's.",
     "shaping": "How raw components become one outcome.",

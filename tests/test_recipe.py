@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from guerdon.errors import RecipeError
-from guerdon.recipe import load_recipe, recipe_schema
+from guerdon.recipe import load_recipe
+from guerdon.recipe_schema import recipe_schema
 
 MINIMAL = {"task": "reasoning_gym", "policy": "tiny_lm"}
 

@@ -1,4 +1,4 @@
-"""The typed, validated description of a run: YAML in, errors that name the fix, JSON schema out."""
+"""The typed, validated description of a run: YAML in, errors that name the fix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from guerdon import registry
 from guerdon.errors import RecipeError, nearest
 from guerdon.monitor.pathologies import CODES
 from guerdon.registry import explain
@@ -199,6 +198,7 @@ class Recipe(Section):
     policy: MethodSpec
     warm_start: WarmStart | None = None
     preference: Preference | None = None
+    curriculum: MethodSpec | None = None
     sampling: SamplingSpec = Field(default_factory=SamplingSpec)
     rewards: list[RewardSpec] = Field(default_factory=lambda: [RewardSpec(name="task")], min_length=1)
     shaping: list[MethodSpec] = Field(default_factory=list)
@@ -349,63 +349,3 @@ def _plain(value: Any) -> Any:
     if callable(value):
         return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__name__)}"
     return value
-
-
-# JSON schema ----------------------------------------------------------------------------------------------
-
-_STAGE_OF = {"task": "task", "policy": "policy", "credit": "credit", "objective": "objective"}
-_STAGE_OF_ITEMS = {"rewards": "reward", "shaping": "shaping", "terms": "term"}
-
-
-def recipe_schema() -> dict[str, Any]:
-    """JSON schema of a recipe, with the options of every registered method, for editors to complete and check."""
-    schema = Recipe.model_json_schema()
-    definitions = schema["$defs"]
-    for key, stage in _STAGE_OF.items():
-        schema["properties"][key] = _method_schema(stage, definitions, {})
-    alone = schema["properties"]["credit"]
-    schema["properties"]["credit"] = {"anyOf": [*alone["anyOf"], {"type": "array", "items": alone, "minItems": 1}]}
-    for key, stage in _STAGE_OF_ITEMS.items():
-        shared = RewardSpec.model_json_schema()["properties"] if key == "rewards" else {}
-        shared.pop("name", None)
-        schema["properties"][key] = {"type": "array", "items": _method_schema(stage, definitions, shared)}
-    loggers = definitions["LoggingSpec"]["properties"]["loggers"]
-    loggers["items"] = _method_schema("logger", definitions, {})
-    sources = definitions["SamplingSpec"]["properties"]["sources"]
-    sources["items"] = _method_schema("source", definitions, {})
-    for unused in ("MethodSpec", "RewardSpec"):
-        definitions.pop(unused, None)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "guerdon recipe"}
-
-
-def _method_schema(stage: str, definitions: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
-    methods = registry.methods(stage)
-    names = [m.name for m in methods] + (["task"] if stage == "reward" else [])
-    variants: list[dict[str, Any]] = [
-        {"type": "string", "enum": names},
-        {"type": "string", "pattern": ":", "description": "import path: package.module:function or file.py:function"},
-    ]
-    for method in methods:
-        options = method.options.model_json_schema(mode="validation", schema_generator=_Lenient)
-        definitions.update(options.pop("$defs", {}))
-        properties = {"name": {"const": method.name, "description": method.summary}}
-        properties |= options.get("properties", {}) | shared
-        variants.append(
-            {
-                "type": "object",
-                "title": method.name,
-                "properties": properties,
-                "required": ["name", *options.get("required", [])],
-                "additionalProperties": False,
-            }
-        )
-    pattern = {"const": "task"} if stage == "reward" else {"pattern": ":"}
-    variants.append({"type": "object", "properties": {"name": pattern}, "required": ["name"]})
-    return {"anyOf": variants}
-
-
-class _Lenient(pydantic.json_schema.GenerateJsonSchema):
-    """Describes what JSON cannot express (callables, tensors) as anything."""
-
-    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
-        return {}

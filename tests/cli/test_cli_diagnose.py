@@ -5,6 +5,7 @@ import io
 import json
 import random
 
+import letters_lm
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -156,21 +157,11 @@ def trl_runs(tmp_path_factory):
     """Folders that TRL's GRPOTrainer wrote: with a reward that can be learned, and one that is always 0."""
     pytest.importorskip("trl")
     from datasets import Dataset
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     from trl import GRPOConfig, GRPOTrainer
 
     folder = tmp_path_factory.mktemp("trl")
-    vocabulary = {word: k for k, word in enumerate(["<pad>", "<eos>", *"abcdefgh?"])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    words.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", padding_side="left"
-    )
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=11, max_position_embeddings=32, pad_token_id=0, eos_token_id=1, **sizes)
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    model, tokenizer = letters_lm.make()
+    model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     draw = random.Random(0)
     data = Dataset.from_list([{"prompt": "".join(draw.choices("abcdefgh", k=4)) + "?"} for _ in range(16)])

@@ -113,7 +113,7 @@ def methods(
 @plain_errors
 def schema() -> None:
     """Print the JSON schema of recipes, for editors to complete and check."""
-    from guerdon.recipe import recipe_schema
+    from guerdon.recipe_schema import recipe_schema
 
     typer.echo(json.dumps(recipe_schema(), indent=2))
 
@@ -147,6 +147,40 @@ def report(
         typer.echo(str(write_report(runs[0], out)))
     else:
         typer.echo(str(write_comparison(runs, out or Path("compare.html"))))
+
+
+@app.command()
+@plain_errors
+def merge(
+    models: Annotated[list[Path], typer.Argument(help="Safetensors files, model folders or run folders.")],
+    out: Annotated[Path, typer.Option(help="What to write; it must not exist.")],
+    weights: Annotated[str | None, typer.Option(help="One per model, as in 0.4,0.4,0.2; equal by default.")] = None,
+    bai: Annotated[
+        str | None, typer.Option(help="Ratios a,b for an instruction-tuned, a distilled and a pretrained model.")
+    ] = None,
+) -> None:
+    """Average the weights of models that share an ancestor."""
+    from guerdon.training.merge import bai_coefficients, merge_files
+
+    if bai and weights:
+        fail("give --weights or --bai, not both")
+    if bai and len(models) != 3:
+        fail(f"--bai takes three models (instruct, distilled, pretrained), got {len(models)}")
+    if bai:
+        shares = bai_coefficients(*_numbers("--bai", bai, 2))
+    else:
+        shares = _numbers("--weights", weights, len(models)) if weights else [1 / len(models)] * len(models)
+    typer.echo(str(merge_files(models, shares, out)))
+
+
+def _numbers(option: str, text: str, wanted: int) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) != wanted:
+        fail(f"{option} is '{text}', wanted {wanted} numbers with commas between them")
+    return found
 
 
 def run_app() -> None:

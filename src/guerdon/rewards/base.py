@@ -33,7 +33,7 @@ from guerdon.rewards.forms import (
 )
 from guerdon.rewards.workers import WorkerPool, pack
 from guerdon.rollouts import Fields, Rollouts
-from guerdon.tasks.base import Task
+from guerdon.tasks.base import MISSING, Task, look_up
 
 __all__ = [
     "Calls",
@@ -53,7 +53,6 @@ __all__ = [
 OnFault = Literal["drop", "floor", "stop"]
 Waiting = Callable[[], Reply]
 
-_MISSING = object()
 # Fields that belong to the batch, not to a sample.
 _SHARED = frozenset({"step", "component_names", "component_weights"})
 
@@ -163,8 +162,8 @@ class Reward:
         rows = list(range(len(batch)))
         known = [data or {} for data in batch.metadata or [{} for _ in rows]] if self.when else []
         for key, values in self.when.items():
-            found = [_look_up(data, key) for data in known]
-            if not part and all(value is _MISSING for value in found):
+            found = [look_up(data, key) for data in known]
+            if not part and all(value is MISSING for value in found):
                 seen = sorted({name for data in known for name in data})
                 raise RewardError(
                     f"reward '{self.name}' is asked when '{key}' is one of {list(values)}, but no sample's metadata "
@@ -313,15 +312,6 @@ def _of_environment(name: str, played: Tensor | None, failures: Sequence[Any] | 
             column.faults.append(Fault(name, row, *broken))
             column.values[row] = math.nan
     return column
-
-
-def _look_up(data: Any, path: str) -> Any:
-    """What a mapping holds under ``a.b.c``."""
-    for key in path.split("."):
-        if not isinstance(data, Mapping) or key not in data:
-            return _MISSING
-        data = data[key]
-    return data
 
 
 def _can_begin(spec: Reward) -> bool:

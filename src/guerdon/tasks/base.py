@@ -11,6 +11,16 @@ import torch
 from torch import Tensor
 
 Kind = Literal["language", "flow", "control"]
+MISSING = object()
+
+
+def look_up(data: Any, path: str) -> Any:
+    """What metadata hold under ``a.b.c``, or ``MISSING``."""
+    for key in path.split("."):
+        if not isinstance(data, Mapping) or key not in data:
+            return MISSING
+        data = data[key]
+    return data
 
 
 @dataclass(frozen=True)

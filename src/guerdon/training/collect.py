@@ -1,4 +1,4 @@
-"""From starts to scored rollouts: the policy's samples, and what sources add to them."""
+"""From problems to scored rollouts: what is chosen, the policy's samples, and what sources add to them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,32 @@ from guerdon.rewards.base import Fault, Reward, Scorer, score
 from guerdon.rollouts import Rollouts
 from guerdon.sampling.sources import Draw, Moment, raw_reward
 from guerdon.seeding import derive
-from guerdon.tasks.base import Starts
+from guerdon.tasks.base import Problem, Starts
 from guerdon.training.run import Run
 
 PATIENCE = 2.0  # seconds of silence before a preparation is shown
+
+
+def choose(run: Run, step: int) -> list[Problem]:
+    """The problems of a step: the next that the task draws, or those that the curriculum chooses among more of them."""
+    n, seed, curriculum = run.recipe.sampling.prompts, derive(run.recipe.seed, step, "problems"), run.plan.curriculum
+    if curriculum is None:
+        return run.task.train_batch(n, seed)
+    return curriculum.choose(run.task.train_batch(n * curriculum.pool, seed), n, derive(seed, "curriculum"))
+
+
+def observe(run: Run, scored: Rollouts, faults: Sequence[Fault], starts: Starts) -> dict[str, float]:
+    """Tell the curriculum how the policy's own trajectories went."""
+    curriculum = run.plan.curriculum
+    if curriculum is None:
+        return {}
+    reward = raw_reward(scored, run.rewards, faults)
+    success = (reward >= curriculum.correct).double().masked_fill(reward.isnan(), float("nan"))
+    problem_of = dict(zip(starts.group.tolist(), starts.problems, strict=True))
+    own = torch.ones(len(scored), dtype=torch.bool) if scored.external is None else ~scored.external.any(dim=1).cpu()
+    problems = [problem_of[group] for group in scored.group[own.to(scored.group.device)].tolist()]
+    stats = curriculum.observe(problems, success[own])
+    return {f"curriculum/{name}": value for name, value in stats.items()}
 
 
 def collect(run: Run, starts: Starts, step: int, scorer: Scorer | None = None) -> Rollouts:
@@ -82,7 +104,10 @@ def rehearse(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> Rollout
 
 
 def prepare(run: Run) -> None:
-    """Let every source look round before training; show what takes longer than a moment."""
+    """Let curriculum and sources look round before training; show what takes longer than a moment."""
+    if run.plan.curriculum is not None:
+        seed = derive(run.recipe.seed, "curriculum")
+        run.plan.curriculum.prepare(run.task.train_batch(run.plan.curriculum.sample, seed))
     for place, source in enumerate(run.plan.sources):
         track = _Tracker(run.progress, f"{type(source).__name__} prepares")
         source.prepare(replace(_draw(run, None, None, -1, place, 0), track=track))

@@ -24,18 +24,16 @@ from guerdon.errors import RewardError
 from guerdon.monitor.batch import batch_metrics
 from guerdon.monitor.progress import Progress
 from guerdon.monitor.report import write_report
-from guerdon.objectives.aggregation import token_mean
 from guerdon.policies.critic import slow_critics
 from guerdon.policies.likelihoods import answer_logp, prompt_logp
 from guerdon.recipe import Recipe, load_recipe
 from guerdon.rewards.base import Fault, Scorer, drop_faulted, fault_counts, reward_stats, score
-from guerdon.rollouts import Fields, Rollouts
+from guerdon.rollouts import Rollouts
 from guerdon.seeding import derive
 from guerdon.shaping.stages import mark_segments
 from guerdon.tasks.base import Starts
-from guerdon.training.collect import collect, grade, own_rows, prepare, rehearse
+from guerdon.training.collect import choose, collect, grade, observe, own_rows, prepare, rehearse
 from guerdon.training.optim import scheduled
-from guerdon.training.plan import Plan
 from guerdon.training.preference import make_anchor
 from guerdon.training.run import Drawn, Result, Run
 from guerdon.training.update import update
@@ -156,8 +154,7 @@ def _may_run_ahead(run: Run, step: int) -> bool:
 def draw(run: Run, step: int, *, version: int) -> Drawn:
     """Sample the batch of a step with the weights as they are, which have seen ``version`` updates."""
     began = time.perf_counter()
-    problems = run.task.train_batch(run.recipe.sampling.prompts, derive(run.recipe.seed, step, "problems"))
-    starts = Starts.repeat(problems, run.recipe.sampling.group_size, version=version)
+    starts = Starts.repeat(choose(run, step), run.recipe.sampling.group_size, version=version)
     scorer = Scorer(run.rewards, step)
     rollouts = collect(run, starts, step, scorer)
     return Drawn(starts, rollouts, scorer, time.perf_counter() - began)
@@ -169,14 +166,15 @@ def learn(run: Run, step: int, drawn: Drawn) -> dict[str, float]:
     began = time.perf_counter()
     with torch.no_grad():
         scored, faults = grade(run, drawn.rollouts, starts, step, drawn.scorer)
+        course = observe(run, scored, faults, starts)
     rollouts = drop_faulted(scored, run.rewards, faults)
     if not len(rollouts):
         return _nothing_left(run, step, scored, faults)
-    rollouts, shaping_stats = shape(plan, recall(run, rollouts), step)
+    rollouts, shaping_stats = plan.signal.shape(recall(run, rollouts), step)
     graded = time.perf_counter()
 
     rollouts = annotate(run, rollouts, starts, step)
-    rollouts, credit_stats = assign_credit(plan, rollouts, step)
+    rollouts, credit_stats = plan.signal.assign_credit(rollouts, step)
     lr = scheduled(
         recipe.optimizer.lr * (plan.stage.lr if plan.stage else 1.0),
         step,
@@ -200,6 +198,7 @@ def learn(run: Run, step: int, drawn: Drawn) -> dict[str, float]:
         **credit_stats,
         **stats,
         **fault_counts(faults),
+        **course,
         **({"staleness": float((step - scored.version).float().mean())} if recipe.training.mode == "async" else {}),
         "seconds/sample": drawn.seconds,
         "seconds/reward": graded - began,
@@ -209,17 +208,6 @@ def learn(run: Run, step: int, drawn: Drawn) -> dict[str, float]:
     }
 
 
-def shape(plan: Plan, rollouts: Rollouts, step: int) -> tuple[Rollouts, dict[str, float]]:
-    """Run the shaping methods in order; the last to give ``reward`` decides the outcome."""
-    stats: dict[str, float] = {}
-    for bound in plan.shaping:
-        outcome = bound(_fields(plan, rollouts, step))
-        for name, value in outcome.fields.items():
-            setattr(rollouts, name, value)
-        stats |= {f"shaping/{bound.name}/{key}": float(value) for key, value in outcome.stats.items()}
-    return rollouts, stats
-
-
 def recall(run: Run, rollouts: Rollouts) -> Rollouts:
     """Add what snapshots of the policy say of the actions, where some method of the plan asked for it."""
     for name in ("ref", "anchor"):
@@ -227,23 +215,6 @@ def recall(run: Run, rollouts: Rollouts) -> Rollouts:
             with torch.no_grad(), run.policy.using(name):
                 setattr(rollouts, f"{name}_logp", run.policy.evaluate(rollouts).logp)
     return rollouts
-
-
-def assign_credit(plan: Plan, rollouts: Rollouts, step: int) -> tuple[Rollouts, dict[str, float]]:
-    """Turn shaped outcomes into the credit of each action; the first method estimates it, the others adjust it.
-
-    Credit (N,) is spread over the trajectory's actions.
-    """
-    stats: dict[str, float] = {}
-    for bound in plan.credit:
-        outcome = bound(_fields(plan, rollouts, step))
-        for name, value in outcome.fields.items():
-            spread = value.unsqueeze(1) * rollouts.mask if value.ndim == 1 else value
-            setattr(rollouts, name, spread)
-        size = token_mean(rollouts.advantage.abs(), rollouts.mask)  # type: ignore[union-attr]  # a credit gives one
-        stats[f"credit/{bound.name}/abs_mean"] = float(size)
-        stats |= {f"credit/{bound.name}/{key}": float(value) for key, value in outcome.stats.items()}
-    return rollouts, stats
 
 
 def annotate(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> Rollouts:
@@ -282,15 +253,9 @@ def _greedy_reward(run: Run, rollouts: Rollouts, starts: Starts, step: int) -> t
     greedy = run.policy.sample(once, run.sampling, seed=derive(run.recipe.seed, step, "greedy"), greedy=True)
     lenient = [replace(r, on_fault="floor") for r in run.rewards if not r.watch]
     greedy, _ = score(greedy, lenient, step)
-    shaped, _ = shape(run.plan, recall(run, greedy), step)
+    shaped, _ = run.plan.signal.shape(recall(run, greedy), step)
     of_group = dict(zip(firsts, shaped.reward.tolist(), strict=True))  # type: ignore[union-attr]
     return torch.tensor([of_group[group] for group in rollouts.group.tolist()])
-
-
-def _fields(plan: Plan, rollouts: Rollouts, step: int) -> Fields:
-    names = tuple(r.name for r in plan.optimised)
-    seed = derive(plan.recipe.seed, step, "credit")
-    return Fields(rollouts, step=step, seed=seed, component_names=names, component_weights=plan.weights)
 
 
 def _nothing_left(run: Run, step: int, scored: Rollouts, faults: list[Fault]) -> dict[str, float]:

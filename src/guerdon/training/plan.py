@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import torch
 from torch import Tensor
 
 from guerdon import registry
+from guerdon.curriculum.base import Curriculum
 from guerdon.errors import RecipeError, nearest
 from guerdon.policies.base import Policy, SamplingOptions
-from guerdon.recipe import MethodSpec, Recipe, RewardSpec
+from guerdon.recipe import MethodSpec, Recipe
 from guerdon.registry import Bound, Method, explain, missing_field
 from guerdon.rewards.base import Reward, resolve_task_reward
-from guerdon.rewards.forms import Calls, is_async
+from guerdon.rewards.forms import Calls
 from guerdon.sampling.sources import Source
 from guerdon.seeding import derive
 from guerdon.shaping.stages import Stage
 from guerdon.tasks.base import Task
 from guerdon.tasks.environments import EnvironmentTask
+from guerdon.training.build import make_rewards
+from guerdon.training.signal import Signal
 
 _SAMPLED = frozenset(
     "group task_id mask turn length done truncated old_logp entropy answer metadata payload version step".split()
@@ -33,6 +36,8 @@ _AFTER_SHAPING = frozenset({"prompt_logp", "features", "answer_logp", "marks"})
 _IN_LOSS = frozenset({"ref_kl"})  # a policy's fields that an update adds on demand
 _DRAWING = frozenset({"seed"})  # given to shaping and credit alone
 _OPTIMISED = frozenset({"logp", "ref_logp"})
+Remembers = Bound | Source | Curriculum
+_Made = TypeVar("_Made", Source, Curriculum)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Plan:
     terms: list[Bound]
     needs: frozenset[str]
     sources: list[Source]
+    curriculum: Curriculum | None = None
     stage: Stage | None = None
 
     @property
@@ -67,12 +73,19 @@ class Plan:
         return torch.tensor([r.weight for r in self.optimised])
 
     @property
-    def methods(self) -> list[tuple[str, Bound | Source]]:
-        """Every bound method and source with a key that is stable across restarts, for checkpoints."""
-        named: list[tuple[str, Bound | Source]] = [(f"shaping/{i}", bound) for i, bound in enumerate(self.shaping)]
+    def signal(self) -> Signal:
+        """Shaping and credit, with the components that they read."""
+        names = tuple(reward.name for reward in self.optimised)
+        return Signal(self.shaping, self.credit, names, self.weights, self.recipe.seed)
+
+    @property
+    def methods(self) -> list[tuple[str, Remembers]]:
+        """Whatever may remember something, with a key that is stable across restarts, for checkpoints."""
+        named: list[tuple[str, Remembers]] = [(f"shaping/{i}", bound) for i, bound in enumerate(self.shaping)]
         named += [(f"credit/{i}", bound) for i, bound in enumerate(self.credit)]
         named.append(("objective", self.objective))
         named += [(f"sources/{i}", source) for i, source in enumerate(self.sources)]
+        named += [("curriculum", self.curriculum)] if self.curriculum else []
         return named + [(f"terms/{i}", bound) for i, bound in enumerate(self.terms)]
 
 
@@ -89,7 +102,7 @@ def make_plan(recipe: Recipe) -> Plan:
             f"policy '{policy.name}' acts on {policy.target.kind} tasks, but task '{task.name}' is a "
             f"{task.target.kind} task; use {_of_kind('policy', task.target.kind)}"
         )
-    rewards = _rewards(recipe, task)
+    rewards = make_rewards(recipe)
     shaping = [_bind("shaping", spec) for spec in recipe.shaping]
     if not any("reward" in bound.method.produces for bound in shaping):
         shaping.append(registry.get("shaping", "weighted_sum").bind())
@@ -104,7 +117,8 @@ def make_plan(recipe: Recipe) -> Plan:
         objective=_bind_loss("objective", recipe.objective, budget),
         terms=[_bind_loss("term", spec, budget) for spec in recipe.terms],
         needs=frozenset(),
-        sources=[_source(spec) for spec in recipe.sampling.sources],
+        sources=[_made("source", spec, Source) for spec in recipe.sampling.sources],
+        curriculum=_made("curriculum", recipe.curriculum, Curriculum) if recipe.curriculum else None,
     )
     for stage in recipe.stages:
         staged(rewards, stage)
@@ -146,10 +160,11 @@ def _method(stage: str, spec: MethodSpec) -> Method:
     return method
 
 
-def _source(spec: MethodSpec) -> Source:
-    method = registry.get("source", spec.name)
-    if not (isinstance(method.target, type) and issubclass(method.target, Source)):
-        raise RecipeError(f"source '{method.name}' is no subclass of guerdon.sampling.sources.Source; make it one")
+def _made(stage: str, spec: MethodSpec, base: type[_Made]) -> _Made:
+    method = registry.get(stage, spec.name)
+    if not (isinstance(method.target, type) and issubclass(method.target, base)):
+        wanted = f"{base.__module__}.{base.__qualname__}"
+        raise RecipeError(f"{stage} '{method.name}' is no subclass of {wanted}; make it one")
     return method.target(**method.validate(spec.options))
 
 
@@ -191,24 +206,6 @@ def _bind_loss(stage: str, spec: MethodSpec, budget: int | None) -> Bound:
     return bound.method.bind({**spec.options, "max_length": budget})
 
 
-def _rewards(recipe: Recipe, task: Method) -> list[Reward]:
-    rewards: list[Reward] = []
-    for spec in recipe.rewards:
-        method = None if spec.name == "task" else registry.get("reward", spec.name)
-        label = spec.label or ("task" if method is None else method.name.rpartition(":")[2])
-        if label in {r.name for r in rewards}:
-            raise RecipeError(f"two rewards are called '{label}'; give one of them another 'label'")
-        if method is None and spec.options:
-            raise RecipeError(f"reward 'task' has no option '{next(iter(spec.options))}'; options belong to the task")
-        options, calls = _reward_options(spec, method)
-        shared = {key: getattr(spec, key) for key in ("weight", "watch", "on_fault", "floor")}
-        when = {key: tuple(v) if isinstance(v, list) else (v,) for key, v in (spec.when or {}).items()}
-        rewards.append(Reward(label, method, options, **shared, calls=calls, when=when))
-    if all(r.watch for r in rewards):
-        raise RecipeError("every reward is watch-only, so there is nothing to learn from; set watch: false on one")
-    return rewards
-
-
 def staged(rewards: Sequence[Reward], stage: Stage) -> list[Reward]:
     """The rewards as a stage changes them; those that it does not name are the same objects.
 
@@ -227,24 +224,6 @@ def staged(rewards: Sequence[Reward], stage: Stage) -> list[Reward]:
         weight = float(changes.get("weight", reward.weight))
         out[name] = reward.changed(options or reward.options, weight)
     return list(out.values())
-
-
-def _reward_options(spec: RewardSpec, method: Method | None) -> tuple[dict[str, Any], Calls]:
-    """The options of a reward function, and how it is called."""
-    calls = Calls(spec.workers, spec.timeout, spec.memory_mb, spec.retries, spec.concurrency or Calls.concurrency)
-    if method is None:
-        return {}, calls
-    options = dict(spec.options)
-    if "timeout" in method.options.model_fields:  # the function sees to its own limit, by a process of its own
-        options |= {} if spec.timeout is None else {"timeout": spec.timeout}
-        options = method.validate(options)
-        calls = replace(calls, timeout=options["timeout"] if spec.workers else None)
-    if spec.concurrency is not None and not is_async(method.target):
-        raise RecipeError(
-            f"reward '{method.name}' is no async function, so its calls in the trainer's process come one after the "
-            "other; remove 'concurrency', or set 'workers'"
-        )
-    return method.validate(options), calls
 
 
 def _walk_fields(plan: Plan) -> frozenset[str]:
@@ -330,6 +309,11 @@ def _refuse_impossible(plan: Plan, needs: frozenset[str]) -> None:
             f"policy {_of_kind('policy', 'language')}"
         )
     sampling, training = plan.recipe.sampling, plan.recipe.training
+    if plan.curriculum is not None and sampling.options.get("horizon") is not None:
+        raise RecipeError(
+            "'curriculum' chooses what each trajectory starts from, but sampling.horizon goes on with open episodes; "
+            "set sampling.horizon: null, or remove 'curriculum'"
+        )
     comparing = next((bound.name for bound in plan.credit if bound.method.needs_group), None)
     if comparing and sampling.options.get("horizon") is not None:
         raise RecipeError(

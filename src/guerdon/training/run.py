@@ -25,7 +25,6 @@ from guerdon.recipe import Recipe, load_recipe
 from guerdon.registry import Bound
 from guerdon.rewards.base import Reward, Scorer
 from guerdon.rollouts import Rollouts
-from guerdon.sampling.sources import Source
 from guerdon.shaping.stages import Stages
 from guerdon.tasks.base import Starts, Task
 from guerdon.training.build import make_optimizer
@@ -33,7 +32,7 @@ from guerdon.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from guerdon.training.evaluate import evaluate_policy
 from guerdon.training.folder import RunFolder
 from guerdon.training.optim import Updates
-from guerdon.training.plan import Parts, Plan, build, make_plan, staged
+from guerdon.training.plan import Parts, Plan, Remembers, build, make_plan, staged
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,7 @@ class Run:
             checkpoint = Checkpoint(self.step, self.policy.state_dict(), self.optimizer.state_dict(), state)
             save_checkpoint(self.folder.checkpoints_path, checkpoint, keep=self.recipe.checkpoint.keep)
 
-    def _methods(self) -> list[tuple[str, Bound | Source]]:
+    def _methods(self) -> list[tuple[str, Remembers]]:
         """Every bound method that may remember something, rewards included, by a key that is stable."""
         known: dict[str, Bound] = {}
         for place, rewards in enumerate(self.staged):

@@ -1,0 +1,1 @@
+"""guerdon's rewards, shaping and credit inside other trainers."""
