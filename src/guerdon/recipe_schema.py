@@ -43,7 +43,7 @@ def _method_schema(stage: str, definitions: dict[str, Any], shared: dict[str, An
         {"type": "string", "pattern": ":", "description": "import path: package.module:function or file.py:function"},
     ]
     for method in methods:
-        options = method.options.model_json_schema(mode="validation", schema_generator=_Lenient)
+        options = method.options.model_json_schema(mode="validation", schema_generator=Lenient)
         definitions.update(options.pop("$defs", {}))
         properties = {"name": {"const": method.name, "description": method.summary}}
         properties |= options.get("properties", {}) | shared
@@ -61,7 +61,7 @@ def _method_schema(stage: str, definitions: dict[str, Any], shared: dict[str, An
     return {"anyOf": variants}
 
 
-class _Lenient(pydantic.json_schema.GenerateJsonSchema):
+class Lenient(pydantic.json_schema.GenerateJsonSchema):
     """Describes what JSON cannot express (callables, tensors) as anything."""
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:

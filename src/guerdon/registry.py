@@ -51,7 +51,10 @@ HOMES = {
         "guerdon.tasks.webnav",
         "guerdon.tasks.agents",
         "guerdon.tasks.gym_text",
+        "guerdon.tasks.self_correct",
         "guerdon.tasks.constraint_graph",
+        "guerdon.tasks.segments",
+        "guerdon.tasks.templates",
     ),
     "policy": (
         "guerdon.policies.tiny_lm",
@@ -61,16 +64,22 @@ HOMES = {
         "guerdon.policies.flow",
         "guerdon.policies.control",
     ),
+    "curriculum": ("guerdon.curriculum",),
     "source": ("guerdon.sampling",),
-    "reward": ("guerdon.rewards", "guerdon.shaping.length"),
+    "reward": ("guerdon.rewards", "guerdon.shaping.length", "guerdon.reward_models.conciseness"),
     "shaping": ("guerdon.shaping", "guerdon.rewards.likelihood", "guerdon.rewards.progress_attribution"),
-    "credit": ("guerdon.credit", "guerdon.reward_models.implicit", "guerdon.control"),
+    "credit": (
+        "guerdon.credit",
+        "guerdon.rewards.answer_likelihood",
+        "guerdon.reward_models.implicit",
+        "guerdon.control",
+    ),
     "objective": ("guerdon.objectives", "guerdon.control"),
     "term": ("guerdon.objectives",),
     "logger": ("guerdon.monitor.loggers",),
 }
 # Stages whose objects are built from a recipe section and a context, not bound to batch fields.
-BUILT = frozenset({"task", "policy", "source", "logger"})
+BUILT = frozenset({"task", "policy", "curriculum", "source", "logger"})
 
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
@@ -353,11 +362,11 @@ def import_object(path: str) -> Any:
     return getattr(module, name)
 
 
-def missing_field(method: Method, name: str, where: str) -> MissingField:
-    """Build the error of a method that asks for a field nobody supplies."""
+def missing_field(method: Method, name: str, where: str, remedy: str | None = None) -> MissingField:
+    """Build the error of a method that asks for a field nobody supplies; the remedy is that of a recipe by default."""
     return MissingField(
         f"{method.stage} '{method.name}' needs '{name}' ({FIELDS[name].meaning}), "
-        f"which {where} does not provide; {FIELDS[name].remedy}"
+        f"which {where} does not provide; {remedy or FIELDS[name].remedy}"
     )
 
 
@@ -366,5 +375,6 @@ def explain(error: pydantic.ValidationError) -> str:
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "recipe"
-        lines.append(f"'{where}' is {problem['input']!r}: {problem['msg']}")
+        missing = problem["type"] == "missing"
+        lines.append(f"'{where}' is missing" if missing else f"'{where}' is {problem['input']!r}: {problem['msg']}")
     return "; ".join(lines)

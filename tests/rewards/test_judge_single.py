@@ -4,7 +4,8 @@ import jsonschema
 import pytest
 
 from guerdon.errors import RecipeError
-from guerdon.recipe import _Lenient, load_recipe
+from guerdon.recipe import load_recipe
+from guerdon.recipe_schema import Lenient
 from guerdon.registry import get
 from guerdon.rewards.base import Score
 from guerdon.rewards.judge_single import AGGREGATES, rubric_value
@@ -181,7 +182,7 @@ def test_a_judge_in_a_recipe_survives_being_written(tmp_path):
 
 def test_the_schema_tells_editors_what_a_judge_may_be():
     for name, option in (("judge_score", "judge"), ("tournament", "judge"), ("consistency_reward", "check")):
-        options = get("reward", name).options.model_json_schema(schema_generator=_Lenient)
+        options = get("reward", name).options.model_json_schema(schema_generator=Lenient)
         validator = jsonschema.Draft202012Validator(options | {"required": [option]})
         openai = {"backend": "openai", "model": "m", "concurrency": 4}
         for judge in (openai, {"backend": "local", "model": "m"}, "judges.py:mine"):

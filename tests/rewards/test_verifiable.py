@@ -299,7 +299,7 @@ def test_an_invalid_pattern_is_refused_before_the_run():
         get("reward", "regex").validate({"pattern": "(a"})
     with pytest.raises(RecipeError, match=r"'where' is 'middle'"):
         get("reward", "regex").validate({"pattern": "a", "where": "middle"})
-    with pytest.raises(RecipeError, match=r"'pattern'.*required"):
+    with pytest.raises(RecipeError, match="'pattern' is missing"):
         get("reward", "regex").validate({})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from guerdon.rewards.answer_likelihood import answer_likelihood as answer_likelihood
     from guerdon.rewards.base import Fault as Fault
     from guerdon.rewards.base import Reward as Reward
     from guerdon.rewards.base import Scorer as Scorer
@@ -13,8 +14,13 @@ if TYPE_CHECKING:
     from guerdon.rewards.bmas import Bmas as Bmas
     from guerdon.rewards.boxes import box_iou as box_iou
     from guerdon.rewards.code import python_tests as python_tests
+    from guerdon.rewards.collective_vote import collective_vote as collective_vote
+    from guerdon.rewards.collective_vote import rlccf as rlccf
+    from guerdon.rewards.collective_vote import rlccf_labels as rlccf_labels
     from guerdon.rewards.consensus import answer_entropy as answer_entropy
     from guerdon.rewards.consistency import ConsistencyReward as ConsistencyReward
+    from guerdon.rewards.contrastive_vote import co_reward as co_reward
+    from guerdon.rewards.contrastive_vote import contrastive_reward as contrastive_reward
     from guerdon.rewards.detection import box_criterion as box_criterion
     from guerdon.rewards.detection import box_detection as box_detection
     from guerdon.rewards.detection import box_map as box_map
@@ -36,20 +42,33 @@ if TYPE_CHECKING:
     from guerdon.rewards.judge_single import JudgeRubric as JudgeRubric
     from guerdon.rewards.judge_single import JudgeScore as JudgeScore
     from guerdon.rewards.judge_single import JudgeSteps as JudgeSteps
+    from guerdon.rewards.label_free import log_probability as log_probability
+    from guerdon.rewards.label_free import majority_vote as majority_vote
+    from guerdon.rewards.label_free import probability_gap as probability_gap
+    from guerdon.rewards.label_free import self_certainty as self_certainty
+    from guerdon.rewards.label_free import token_certainty as token_certainty
+    from guerdon.rewards.label_free import trajectory_probability as trajectory_probability
+    from guerdon.rewards.label_free import vote as vote
     from guerdon.rewards.learned import digit_gold as digit_gold
     from guerdon.rewards.learned import digit_proxy as digit_proxy
     from guerdon.rewards.likelihood import low_prob_confidence as low_prob_confidence
     from guerdon.rewards.multiple_choice import choice as choice
+    from guerdon.rewards.next_segment import NextSegmentReward as NextSegmentReward
     from guerdon.rewards.ngrams import Bleu as Bleu
     from guerdon.rewards.ngrams import Chrf as Chrf
     from guerdon.rewards.ngrams import Rouge as Rouge
     from guerdon.rewards.ngrams import token_f1 as token_f1
+    from guerdon.rewards.novelty_vote import evol_reward as evol_reward
+    from guerdon.rewards.novelty_vote import evol_rl as evol_rl
+    from guerdon.rewards.path_faithfulness import path_faithfulness_reward as path_faithfulness_reward
     from guerdon.rewards.process import cost_aware_f1 as cost_aware_f1
     from guerdon.rewards.process import retrieval_bonus as retrieval_bonus
     from guerdon.rewards.process import search_format as search_format
     from guerdon.rewards.progress_attribution import ProgressAttribution as ProgressAttribution
     from guerdon.rewards.ranked import rank_discount as rank_discount
     from guerdon.rewards.reasoning_graph import GraphReasoning as GraphReasoning
+    from guerdon.rewards.reasoning_patterns import reasoning_pattern as reasoning_pattern
+    from guerdon.rewards.reference_judge import ReferenceJudge as ReferenceJudge
     from guerdon.rewards.rubric_score import RubricScore as RubricScore
     from guerdon.rewards.sets import evidence_set as evidence_set
     from guerdon.rewards.sets import triplet_set as triplet_set
@@ -61,6 +80,7 @@ if TYPE_CHECKING:
     from guerdon.rewards.sql_partial import tag_boundaries as tag_boundaries
     from guerdon.rewards.structure import JsonSchema as JsonSchema
     from guerdon.rewards.structure import tags as tags
+    from guerdon.rewards.template_format import template_format as template_format
     from guerdon.rewards.text import AdaptiveSemantic as AdaptiveSemantic
     from guerdon.rewards.text import length_aware_bleu as length_aware_bleu
     from guerdon.rewards.text import semantic_similarity as semantic_similarity
@@ -113,6 +133,34 @@ _HOMES = {
     "unit_test_density": ("density_calibrated_tests",),
     "verdict": ("pairwise_verdict",),
     "verifiable": ("exact", "math_verify", "numeric", "regex", "relaxed_numeric"),
+    "answer_likelihood": ("answer_likelihood",),
+    "collective_vote": (
+        "collective_vote",
+        "rlccf",
+        "rlccf_labels",
+    ),
+    "contrastive_vote": (
+        "co_reward",
+        "contrastive_reward",
+    ),
+    "label_free": (
+        "log_probability",
+        "majority_vote",
+        "probability_gap",
+        "self_certainty",
+        "token_certainty",
+        "trajectory_probability",
+        "vote",
+    ),
+    "next_segment": ("NextSegmentReward",),
+    "novelty_vote": (
+        "evol_reward",
+        "evol_rl",
+    ),
+    "path_faithfulness": ("path_faithfulness_reward",),
+    "reasoning_patterns": ("reasoning_pattern",),
+    "reference_judge": ("ReferenceJudge",),
+    "template_format": ("template_format",),
     "workers": ("WorkerPool",),
 }
 __all__ = [
@@ -132,7 +180,9 @@ __all__ = [
     "JudgeRubric",
     "JudgeScore",
     "JudgeSteps",
+    "NextSegmentReward",
     "ProgressAttribution",
+    "ReferenceJudge",
     "Reward",
     "Rouge",
     "RubricScore",
@@ -143,6 +193,7 @@ __all__ = [
     "Tournament",
     "WorkerPool",
     "answer_entropy",
+    "answer_likelihood",
     "batched",
     "box_criterion",
     "box_detection",
@@ -151,6 +202,9 @@ __all__ = [
     "box_map_length",
     "box_repetition",
     "choice",
+    "co_reward",
+    "collective_vote",
+    "contrastive_reward",
     "correct_tool_calls",
     "cost_aware_f1",
     "density_calibrated_tests",
@@ -159,23 +213,33 @@ __all__ = [
     "drop_faulted",
     "evidence_found",
     "evidence_set",
+    "evol_reward",
+    "evol_rl",
     "exact",
     "grouped",
     "gui_action",
     "intent_f1",
     "length_aware_bleu",
+    "log_probability",
     "low_prob_confidence",
+    "majority_vote",
     "math_verify",
     "numeric",
     "pairwise_verdict",
+    "path_faithfulness_reward",
+    "probability_gap",
     "python_tests",
     "rank_discount",
+    "reasoning_pattern",
     "regex",
     "relaxed_numeric",
     "retrieval_bonus",
     "reward",
+    "rlccf",
+    "rlccf_labels",
     "score",
     "search_format",
+    "self_certainty",
     "semantic_similarity",
     "sentence_coverage",
     "sql_execution",
@@ -183,11 +247,15 @@ __all__ = [
     "sql_syntax",
     "tag_boundaries",
     "tags",
+    "template_format",
     "text_overlap",
     "thought_words",
+    "token_certainty",
     "token_f1",
     "tool_format",
+    "trajectory_probability",
     "triplet_set",
+    "vote",
 ]
 
 
