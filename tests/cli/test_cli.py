@@ -158,7 +158,7 @@ def test_version():
 
 
 def test_the_installed_command_trains_is_killed_and_resumes(home):
-    """The real program in processes of its own: kill -9 after the first checkpoint, resume, compare with a whole run."""
+    """The real program in processes of its own: kill -9 after a checkpoint, resume, compare with a whole run."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "guerdon", "train"]
     settings = ["--set", "training.steps=12", "--set", "checkpoint.every=1", "--json", "--quiet"]
