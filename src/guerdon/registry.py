@@ -68,12 +68,7 @@ HOMES = {
     "source": ("guerdon.sampling",),
     "reward": ("guerdon.rewards", "guerdon.shaping.length", "guerdon.reward_models.conciseness"),
     "shaping": ("guerdon.shaping", "guerdon.rewards.likelihood", "guerdon.rewards.progress_attribution"),
-    "credit": (
-        "guerdon.credit",
-        "guerdon.rewards.answer_likelihood",
-        "guerdon.reward_models.implicit",
-        "guerdon.control",
-    ),
+    "credit": ("guerdon.credit", "guerdon.reward_models.implicit", "guerdon.control"),
     "objective": ("guerdon.objectives", "guerdon.control"),
     "term": ("guerdon.objectives",),
     "logger": ("guerdon.monitor.loggers",),
@@ -360,6 +355,11 @@ def import_object(path: str) -> Any:
         public = [n for n in vars(module) if not n.startswith("_")]
         raise RecipeError(f"'{path}': '{source}' has no '{name}'{nearest(name, public)}")
     return getattr(module, name)
+
+
+def imported(given: Any) -> Any:
+    """What an import path names; anything but a string as it is."""
+    return import_object(given) if isinstance(given, str) else given
 
 
 def missing_field(method: Method, name: str, where: str, remedy: str | None = None) -> MissingField:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from small_recipes import WORDS
 
 import guerdon
 from guerdon.credit.teacher import on_policy_distill, teacher_advantage
@@ -31,19 +32,13 @@ def test_the_registered_credit_measures_the_divergence_without_the_bound():
 
 def test_two_steps_of_a_recipe(tmp_path):
     recipe = {
+        **WORDS,
         "runs_dir": str(tmp_path),
-        "task": {
-            "name": "reasoning_gym",
-            "dataset": "spell_backward",
-            "config": {"min_word_len": 3, "max_word_len": 3},
-        },
-        "policy": {"name": "tiny_lm", "width": 16, "layers": 1, "heads": 2},
         "sampling": {"prompts": 4, "group_size": 1, "max_new_tokens": 4},
         "credit": "on_policy_distill",
         "objective": "reinforce",
         "optimizer": {"lr": 0.01},
         "training": {"steps": 2},
-        "evaluation": {"problems": 4},
     }
     result = guerdon.train(recipe, progress=Progress(quiet=True))
     seen = RunFolder.open(result.run).metrics()["credit/on_policy_distill/reverse_kl"]

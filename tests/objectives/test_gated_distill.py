@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_recipes import WORDS
 
 import guerdon
 from guerdon.monitor.progress import Progress
@@ -93,13 +94,8 @@ def test_the_term_is_the_gate_on_the_reverse_kl():
 
 def test_two_steps_of_a_recipe_with_hints(tmp_path):
     recipe = {
+        **WORDS,
         "runs_dir": str(tmp_path),
-        "task": {
-            "name": "reasoning_gym",
-            "dataset": "spell_backward",
-            "config": {"min_word_len": 3, "max_word_len": 3},
-        },
-        "policy": {"name": "tiny_lm", "width": 16, "layers": 1, "heads": 2},
         "sampling": {
             "prompts": 4,
             "group_size": 4,
@@ -110,7 +106,6 @@ def test_two_steps_of_a_recipe_with_hints(tmp_path):
         },
         "terms": [{"name": "quality_gated_kl", "beta": 0.1}],
         "training": {"steps": 2},
-        "evaluation": {"problems": 4},
     }
     result = guerdon.train(recipe, progress=Progress(quiet=True))
     assert result.steps == 2

@@ -5,12 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guerdon.credit.jepo import jepo
 from guerdon.errors import RecipeError
 from guerdon.monitor.progress import Progress
 from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import TinyLM
 from guerdon.recipe import load_recipe
-from guerdon.rewards.answer_likelihood import answer_likelihood, jepo, likelihood_reward, log_mean_prob, perplexity
+from guerdon.rewards.answer_likelihood import answer_likelihood, likelihood_reward, log_mean_prob, perplexity
 from guerdon.sampling.reference_answer import ReferenceAnswer
 from guerdon.sampling.sources import Draw
 from guerdon.tasks.base import Starts

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_recipes import WORDS
 
 from guerdon.errors import RecipeError
 from guerdon.monitor.progress import Progress
@@ -65,13 +66,8 @@ def helped(text, prompt):
 
 def graded(home, reward, **options):
     recipe = {
+        **WORDS,
         "runs_dir": str(home),
-        "task": {
-            "name": "reasoning_gym",
-            "dataset": "spell_backward",
-            "config": {"min_word_len": 3, "max_word_len": 3},
-        },
-        "policy": {"name": "tiny_lm", "width": 16, "layers": 1, "heads": 2},
         "sampling": {
             "prompts": 6,
             "group_size": 2,
@@ -80,7 +76,6 @@ def graded(home, reward, **options):
         },
         "rewards": [reward],
         "training": {"steps": 1},
-        "evaluation": {"problems": 4},
     }
     run = Run.start(load_recipe(recipe), overwrite=True, progress=Progress(quiet=True))
     problems = run.task.train_batch(6, 0)

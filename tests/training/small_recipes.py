@@ -2,6 +2,13 @@
 
 from typing import Any
 
+# What a language recipe of two steps needs beside its sampling; words have three letters.
+WORDS: dict[str, Any] = {
+    "task": {"name": "reasoning_gym", "dataset": "spell_backward", "config": {"min_word_len": 3, "max_word_len": 3}},
+    "policy": {"name": "tiny_lm", "width": 16, "layers": 1, "heads": 2},
+    "evaluation": {"problems": 4},
+}
+
 LANGUAGE: dict[str, Any] = {
     "name": "language",
     "task": {"name": "reasoning_gym", "dataset": "spell_backward", "config": {"min_word_len": 3, "max_word_len": 4}},

@@ -18,6 +18,7 @@ from guerdon.credit.grouping import (
     whiten,
 )
 from guerdon.credit.hierarchical import hae
+from guerdon.credit.jepo import jepo
 from guerdon.credit.likelihood import progrpo
 from guerdon.credit.necessary_prefix import Decs
 from guerdon.credit.novelty import novelty_sharpen
@@ -66,6 +67,7 @@ __all__ = [
     "grpo",
     "hae",
     "igpo",
+    "jepo",
     "leave_one_out_mean",
     "mapo",
     "min_form",

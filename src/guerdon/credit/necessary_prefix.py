@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guerdon.credit.grouping import whiten
 from guerdon.curriculum.easy_share import EasyShare
-from guerdon.registry import import_object, register
+from guerdon.registry import imported, register
 
 
 class Prefix(NamedTuple):
@@ -29,9 +29,7 @@ class Prefix(NamedTuple):
 
 # Given n chunks of reasoning and the reference answer: which chunk is the first to hold it, None if none does.
 Judge = Callable[[Sequence[str], Any], int | None]
-JudgeOption = Annotated[
-    Judge | None, BeforeValidator(lambda given: import_object(given) if isinstance(given, str) else given)
-]
+JudgeOption = Annotated[Judge | None, BeforeValidator(imported)]
 
 
 def first_mention(chunks: Sequence[str], answer: Any) -> int | None:

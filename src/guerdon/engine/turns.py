@@ -149,12 +149,21 @@ class Row:
         self.actions += len(tokens)
         return tokens
 
+    def write(self, tokens: Sequence[int]) -> None:
+        """Go on with a turn that was not drawn as it stands: its log-probabilities are unknown, and 0."""
+        self._fill(len(tokens))
+        self._append(tokens, self.turns)
+        self.actions += len(tokens)
+
     def insert(self, tokens: Sequence[int]) -> None:
         """Go on with what somebody else wrote."""
         self.replies.append(len(self.tokens))
-        for mine in self.numbers:
-            mine.extend([0.0] * len(tokens))
+        self._fill(len(tokens))
         self._append(tokens, -1)
+
+    def _fill(self, count: int) -> None:
+        for mine in self.numbers:
+            mine.extend([0.0] * count)
 
     def _append(self, tokens: Sequence[int], turn: int) -> None:
         self.tokens += tokens

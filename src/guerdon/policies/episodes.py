@@ -110,8 +110,8 @@ def play_episodes(
     seeds = [derive(seed, "environment", row) for row in range(len(starts))]
     session = _task(options).begin(starts.problems, seeds)
     begun = session.reset()
-    partner = _partner(policy, options, session, begun)
-    first = [_said(heard, problem) for heard, problem in zip(begun, starts.problems, strict=True)]
+    partner = partner_of(policy, options, session, begun)
+    first = [opening_of(heard, problem) for heard, problem in zip(begun, starts.problems, strict=True)]
     return _play(policy, starts, first, options, settings, partner, seeds, seed=seed)
 
 
@@ -158,7 +158,7 @@ def branch_episodes(
     for row, episode in enumerate(session.episodes):
         turns = [of.tokens[row][of.turn[row] == turn].tolist() for turn in range(at[row])]  # type: ignore[index]
         episode.actions = policy.decode(turns)
-    partner = _partner(policy, options, session, session.reset())
+    partner = partner_of(policy, options, session, session.reset())
     for row, turns in enumerate(at):
         partner.had(row, of.state_key[row, :turns].tolist(), of.rewards["task"][row, :turns].tolist())  # type: ignore[index]
     branches = _play(
@@ -183,9 +183,10 @@ def _task(options: LanguageSampling) -> EnvironmentTask:
     return options.environments
 
 
-def _partner(
+def partner_of(
     policy: LanguagePolicy, options: LanguageSampling, session: Session, begun: Sequence[Heard]
 ) -> Environments:
+    """What replies to the policy's turns, once the environments have begun."""
     return Environments(
         session,
         begun,
@@ -196,7 +197,8 @@ def _partner(
     )
 
 
-def _said(heard: Heard, problem: Problem) -> str:
+def opening_of(heard: Heard, problem: Problem) -> str:
+    """What an episode begins with: the first observation, or the prompt where there is none."""
     return heard.observation if isinstance(heard, Step) else problem.prompt
 
 
@@ -247,12 +249,12 @@ def _play(
     finally:
         partner.close()
     problems = [replace(problem, prompt=text) for problem, text in zip(starts.problems, first, strict=True)]
-    rollouts = _rollouts(policy, Starts(problems, starts.group, starts.version), prompts, out, options, partner)
+    rollouts = rollouts_of(policy, Starts(problems, starts.group, starts.version), prompts, out, options, partner)
     rollouts.payload["environment_seed"] = torch.tensor(list(seeds), dtype=torch.int64)
     return rollouts
 
 
-def _rollouts(
+def rollouts_of(
     policy: LanguagePolicy,
     starts: Starts,
     prompts: Sequence[Sequence[int]],
@@ -260,6 +262,7 @@ def _rollouts(
     options: LanguageSampling,
     partner: Environments,
 ) -> Rollouts:
+    """The batch of finished episodes."""
     turns = max((len(rewards) for rewards in partner.rewards), default=0)
     # One number per turn must never look like one per action.
     width = out.tokens.shape[1] + (out.tokens.shape[1] == turns)

@@ -11,15 +11,13 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from guerdon.registry import import_object
+from guerdon.registry import imported
 from guerdon.reward_models.generative import Write
 from guerdon.rewards.base import Score, batched, reward
 
 # Given n questions and n texts: n scores in [0,1], nan where there is none.
 ConcisenessScorer = Callable[[Sequence[str], Sequence[str]], Sequence[float] | Tensor]
-ScorerOption = Annotated[
-    ConcisenessScorer | None, BeforeValidator(lambda given: import_object(given) if isinstance(given, str) else given)
-]
+ScorerOption = Annotated[ConcisenessScorer | None, BeforeValidator(imported)]
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _SCORE = re.compile(r"(?<![\d.])(0\.\d|1\.0|1)(?![\d.]*\d)")

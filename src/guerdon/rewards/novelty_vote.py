@@ -12,19 +12,15 @@ from torch.nn.functional import normalize
 
 from guerdon.credit.answers import Pattern
 from guerdon.credit.grouping import grouped
-from guerdon.registry import import_object
+from guerdon.registry import imported
 from guerdon.rewards.base import batched, reward
 from guerdon.rewards.label_free import answer_numbers, lots, vote
 
 INVALID = -1.0
 
 
-def _resolve(function: Any) -> Any:
-    return import_object(function) if isinstance(function, str) else function
-
-
-Embedding = Annotated[Callable[[list[str]], Any], BeforeValidator(_resolve)]
-Validity = Annotated[Callable[[str], bool], BeforeValidator(_resolve)]
+Embedding = Annotated[Callable[[list[str]], Any], BeforeValidator(imported)]
+Validity = Annotated[Callable[[str], bool], BeforeValidator(imported)]
 
 TRIGRAMS = "guerdon.rewards.text:trigram_embedding"
 
@@ -151,7 +147,7 @@ def evol_rl(
     number, answers = answer_numbers(text, pattern, valid)
     number = number.to(group.device)
     compared = [(one if after is None else one.rpartition(after)[2])[-longest:] for one in text]
-    vectors = torch.as_tensor(_resolve(embed)(compared)).detach().to(group.device)
+    vectors = torch.as_tensor(imported(embed)(compared)).detach().to(group.device)
     if vectors.ndim != 2 or len(vectors) != len(text):
         raise ValueError(f"evol_rl: embed gave shape {tuple(vectors.shape)} for {len(text)} texts, want one each")
     priority = lots(answers, number, step)

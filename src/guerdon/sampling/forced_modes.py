@@ -46,10 +46,9 @@ class ForcedModes(Source):
     def draw(self, draw: Draw) -> Rollouts | None:
         """The forced answers."""
         assert draw.starts is not None
-        of_group = dict(zip(draw.starts.group.tolist(), draw.starts.problems, strict=True))
         forced = [
             (group, replace(problem, prompt=problem.prompt + tag, metadata={**problem.metadata, FORCED: name}))
-            for group, problem in of_group.items()
+            for group, problem in draw.starts.of_group.items()
             for name, tag in self.modes.items()
             for _ in range(self.each)
         ]

@@ -130,10 +130,8 @@ class GoldChains(Source):
     def good_chains(self, policy: Any, draw: Draw) -> dict[int, list[int]]:
         """The good chain of each group as tokens; none where every chain was dropped."""
         assert draw.starts is not None
-        firsts: dict[int, int] = {}
-        for row, group in enumerate(draw.starts.group.tolist()):
-            firsts.setdefault(group, row)
-        problems = [draw.starts.problems[row] for row in firsts.values()]
+        of_group = draw.starts.of_group
+        problems = list(of_group.values())
         missing = next((p for p in problems if p.answer is None), None)
         if missing is not None:
             raise RecipeError(
@@ -157,7 +155,7 @@ class GoldChains(Source):
         for (which, own), value in zip(found, score, strict=True):
             if which not in best or value > best[which][0]:
                 best[which] = (value, own)
-        return {group: best[place][1] if place in best else [] for place, group in enumerate(firsts)}
+        return {group: best[place][1] if place in best else [] for place, group in enumerate(of_group)}
 
     def faithfulness(self, policy: Any, rows: Sequence[Compared]) -> list[list[float]]:
         """Of each part but the last, see ``path_faithfulness``; of the last, log pi(y*|q,z) per token.

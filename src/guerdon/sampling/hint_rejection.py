@@ -143,7 +143,7 @@ class HintRejection(Source):
         failed = torch.ones_like(group, dtype=torch.bool)
         if not self.always:
             failed = all_zero(draw.reward, group, most=self.nothing)
-        problems = dict(zip(draw.starts.group.tolist(), draw.starts.problems, strict=True))
+        problems = draw.starts.of_group
         open_groups = group[failed].unique().tolist()
         asked = {key: hinted(problems[key], self.hint, self.form) for key in open_groups}
         if asked and not any(asked.values()):

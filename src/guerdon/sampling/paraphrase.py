@@ -10,13 +10,13 @@ from pydantic import BeforeValidator
 
 from guerdon.curriculum.data import reformulate
 from guerdon.errors import TaskError
-from guerdon.registry import import_object, register
+from guerdon.registry import imported, register
 from guerdon.rollouts import Rollouts
 from guerdon.sampling.sources import Draw, Source
 from guerdon.seeding import derive
 from guerdon.tasks.base import Problem, Starts
 
-Rewrite = Annotated[Callable[[str, int], str], BeforeValidator(lambda f: import_object(f) if isinstance(f, str) else f)]
+Rewrite = Annotated[Callable[[str, int], str], BeforeValidator(imported)]
 
 
 def in_a_story(question: str, seed: int) -> str:
@@ -51,10 +51,10 @@ class Paraphrase(Source):
             TaskError: when a problem's metadata lack the phrasing.
         """
         assert draw.starts is not None
-        known: dict[int, Problem] = {}
-        for group, problem in zip(draw.starts.group.tolist(), draw.starts.problems, strict=True):
-            if group not in known:
-                known[group] = replace(problem, prompt=self._other(problem, derive(draw.seed, group)))
+        known = {
+            group: replace(problem, prompt=self._other(problem, derive(draw.seed, group)))
+            for group, problem in draw.starts.of_group.items()
+        }
         group = draw.starts.group
         apart = group - group.min() + group.max() + 1
         starts = Starts([known[key] for key in group.tolist()], apart, draw.starts.version)

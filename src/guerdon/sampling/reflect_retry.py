@@ -16,7 +16,7 @@ from torch import Tensor
 
 from guerdon.engine.padding import left_pad
 from guerdon.errors import RecipeError
-from guerdon.registry import import_object, register
+from guerdon.registry import imported, register
 from guerdon.rollouts import Rollouts
 from guerdon.sampling.sources import Draw, Source
 from guerdon.seeding import derive
@@ -128,9 +128,7 @@ class ReflectRetry(Source):
     def __init__(
         self,
         *,
-        reflector: Annotated[
-            Reflect | None, BeforeValidator(lambda x: import_object(x) if isinstance(x, str) else x)
-        ] = None,
+        reflector: Annotated[Reflect | None, BeforeValidator(imported)] = None,
         report_tokens: Annotated[int, Field(ge=1)] = 256,
         success: float = 1.0,
         teach: bool = True,
@@ -149,9 +147,8 @@ class ReflectRetry(Source):
         assert draw.reward is not None
         assert starts is not None
         if draw.round == 0:
-            problems = dict(zip(starts.group.tolist(), starts.problems, strict=True))
             self._retried = []
-            return self._retry(draw, policy, options, batch, draw.reward, problems)
+            return self._retry(draw, policy, options, batch, draw.reward, starts.of_group)
         if draw.round > 1 or not self.teach or not self._retried:
             return None
         attempt, retry = (torch.tensor([each[place] for each in self._retried]) for place in (0, 1))

@@ -45,7 +45,7 @@ class Demonstrations(Source):
     def draw(self, draw: Draw) -> Rollouts | None:
         """One demonstration for every chosen problem."""
         assert draw.starts is not None
-        of_group = dict(zip(draw.starts.group.tolist(), draw.starts.problems, strict=True))
+        of_group = draw.starts.of_group
         generator = torch_generator(draw.seed, "demonstrations")
         keys = torch.tensor(list(of_group))
         chosen = keys[torch.rand(len(keys), generator=generator) < self.share]

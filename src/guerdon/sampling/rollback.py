@@ -194,8 +194,8 @@ class _Rollback:
     def _played(self) -> Rollouts:
         policy, starts = self.policy, self.starts
         begun = self.session.reset()
-        self.partner = episodes._partner(policy, self.options, self.session, begun)
-        first = [episodes._said(heard, p) for heard, p in zip(begun, starts.problems, strict=True)]
+        self.partner = episodes.partner_of(policy, self.options, self.session, begun)
+        first = [episodes.opening_of(heard, p) for heard, p in zip(begun, starts.problems, strict=True)]
         prompts = policy.encode_prompts(first)
         self.rows = [Row(prompt) for prompt in prompts]
         settings, context = policy.generation(self.options), Context(self.options.context, self.options.truncation)
@@ -217,7 +217,7 @@ class _Rollback:
             drawn = [self.rows[row].take(out, place) for place, row in enumerate(ready)]
             writing, turn = self._heard(ready, before, drawn, out.finished.tolist()), turn + 1
         problems = [replace(problem, prompt=text) for problem, text in zip(starts.problems, first, strict=True)]
-        rollouts = episodes._rollouts(
+        rollouts = episodes.rollouts_of(
             policy,
             Starts(problems, starts.group, starts.version),
             prompts,
@@ -269,14 +269,10 @@ class _Rollback:
         happened = {row: (self.rows[row], *self._now(row)) for row in undone}
         for row, (trial, _, _) in undone.items():
             self._restore(row, trial.row, trial.heard, trial.states, trial.rewards, trial.actions)
-        self._replay(list(undone))
+        self.session.replay(undone)
         rows = list(undone)
         for row in rows:
-            tokens = undone[row][1]
-            for numbers in self.rows[row].numbers:
-                numbers.extend([0.0] * len(tokens))
-            self.rows[row]._append(tokens, self.rows[row].turns)
-            self.rows[row].actions += len(tokens)
+            self.rows[row].write(undone[row][1])
         replies = self.partner.reply(rows, [undone[row][1] for row in rows], [undone[row][2] for row in rows])
         going, lost = [], []
         for row, reply in zip(rows, replies, strict=True):
@@ -290,7 +286,7 @@ class _Rollback:
             self._follow(row, reply)
             going += [row] if reply.goes_on else []
         if lost:
-            self._replay(lost)
+            self.session.replay(lost)
         return going
 
     def _follow(self, row: int, reply: Reply) -> None:
@@ -310,11 +306,6 @@ class _Rollback:
         self.rows[row], self.partner.last[row] = written, heard
         self.partner.states[row], self.partner.rewards[row] = list(states), list(rewards)
         self.session.episodes[row].actions = list(actions)
-
-    def _replay(self, rows: Sequence[int]) -> None:
-        """Bring environments to where their actions lead."""
-        session = self.session
-        session._ask([(row, "replay", session._past(row)) for row in rows])
 
     def _failed(self, row: int) -> bool:
         heard = self.partner.last[row]

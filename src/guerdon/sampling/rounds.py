@@ -46,7 +46,8 @@ class ConfidenceRounds(Source):
 
     def draw(self, draw: Draw) -> Rollouts | None:
         """The next phase's rollouts."""
-        known, problems = _known(draw), _problems(draw)
+        assert draw.starts is not None
+        known, problems = _known(draw), draw.starts.of_group
         assert draw.starts is not None
         allocator = ConfidenceAllocator(initial=len(draw.starts) // len(problems), **self.options)
         amount = allocator.share(len(problems), draw.round + 1)
@@ -88,7 +89,8 @@ class OneStepRounds(Source):
 
     def draw(self, draw: Draw) -> Rollouts | None:
         """One rollout of every prompt that should have one more; none, and a look at the outcome, once it is enough."""
-        known, problems = _known(draw), _problems(draw)
+        assert draw.starts is not None
+        known, problems = _known(draw), draw.starts.of_group
         asked = [problems[group] for group in known.group.tolist()]
         ids, prompts = [problem.task_id for problem in asked], [problem.prompt for problem in asked]
         metadata: Sequence[Mapping[str, Any]] = [problem.metadata for problem in asked]
@@ -145,7 +147,8 @@ class SeedWithSolved(Source):
         """Rollouts of the failed prompts with examples before them, once."""
         assert draw.rollouts is not None
         assert draw.reward is not None
-        problems, group, text = _problems(draw), draw.rollouts.group.tolist(), draw.rollouts.text
+        assert draw.starts is not None
+        problems, group, text = draw.starts.of_group, draw.rollouts.group.tolist(), draw.rollouts.text
         assert text is not None
         right = (draw.reward >= self.correct).tolist()
         solved = [row for row, good in enumerate(right) if good]
@@ -167,12 +170,6 @@ class SeedWithSolved(Source):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self.store.load_state_dict(state)
-
-
-def _problems(draw: Draw) -> dict[int, Problem]:
-    """The problem behind each group."""
-    assert draw.starts is not None
-    return dict(zip(draw.starts.group.tolist(), draw.starts.problems, strict=True))
 
 
 def _known(draw: Draw) -> Tally:

@@ -124,7 +124,7 @@ class SuccessReplay(Source):
         if draw.round:
             return None
         batch, generator = draw.rollouts, torch_generator(draw.seed, "success_replay")
-        problems = dict(zip(draw.starts.group.tolist(), draw.starts.problems, strict=True))
+        problems = draw.starts.of_group
         failed = all_failed(draw.reward, batch.group.cpu(), spread=self.spread, mean=self.mean)
         found = {
             key: self.buffer.draw(problems[key].task_id, generator)

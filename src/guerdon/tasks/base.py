@@ -67,6 +67,11 @@ class Starts:
         """(N,) int64."""
         return torch.tensor([p.task_id for p in self.problems], dtype=torch.int64)
 
+    @property
+    def of_group(self) -> dict[int, Problem]:
+        """The problem behind each group, in the order of the rows."""
+        return dict(zip(self.group.tolist(), self.problems, strict=True))
+
     def __len__(self) -> int:
         return len(self.problems)
 

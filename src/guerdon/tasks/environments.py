@@ -9,7 +9,7 @@ import inspect
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
 
@@ -130,7 +130,11 @@ class Session:
 
     def reset(self) -> list[Heard]:
         """Begin all episodes, or come back to where those stand that have actions already."""
-        return self._ask([(row, "replay", self._past(row)) for row in range(len(self.episodes))])
+        return self.replay(range(len(self.episodes)))
+
+    def replay(self, rows: Iterable[int]) -> list[Heard]:
+        """Bring some rows to where their actions lead, from the beginning."""
+        return self._ask([(row, "replay", self._past(row)) for row in rows])
 
     def step(self, rows: Sequence[int], actions: Sequence[str]) -> list[Heard]:
         """Let some rows act."""
@@ -139,7 +143,7 @@ class Session:
         for row, action in zip(rows, actions, strict=True):
             self.episodes[row].actions.append(action)
         if lost:  # the worker was replaced, for another row's fault: come back by replaying this step too
-            again = self._ask([(rows[place], "replay", self._past(rows[place])) for place in lost])
+            again = self.replay(rows[place] for place in lost)
             for place, step in zip(lost, again, strict=True):
                 heard[place] = step
         return heard

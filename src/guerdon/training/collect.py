@@ -35,7 +35,7 @@ def observe(run: Run, scored: Rollouts, faults: Sequence[Fault], starts: Starts)
         return {}
     reward = raw_reward(scored, run.rewards, faults)
     success = (reward >= curriculum.correct).double().masked_fill(reward.isnan(), float("nan"))
-    problem_of = dict(zip(starts.group.tolist(), starts.problems, strict=True))
+    problem_of = starts.of_group
     own = torch.ones(len(scored), dtype=torch.bool) if scored.external is None else ~scored.external.any(dim=1).cpu()
     problems = [problem_of[group] for group in scored.group[own.to(scored.group.device)].tolist()]
     stats = curriculum.observe(problems, success[own])

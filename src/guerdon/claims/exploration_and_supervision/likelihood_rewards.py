@@ -22,12 +22,13 @@ from torch import Tensor
 from guerdon.claims.core import Check, Claim, Mutation, equal, every_seed, paired
 from guerdon.claims.testbeds.tabular import History, Tabular
 from guerdon.credit import rloo
+from guerdon.credit.jepo import jepo
 from guerdon.engine.reading import read
 from guerdon.objectives.answer_term import answer_term
 from guerdon.objectives.policy import reinforce
 from guerdon.policies.language_sampling import LanguageSampling
 from guerdon.policies.tiny_lm import TinyLM
-from guerdon.rewards.answer_likelihood import answer_likelihood, jepo, log_mean_prob, perplexity
+from guerdon.rewards.answer_likelihood import answer_likelihood, log_mean_prob, perplexity
 from guerdon.sampling.reference_answer import ReferenceAnswer
 from guerdon.sampling.sources import Draw
 from guerdon.tasks.base import Starts
